@@ -1,0 +1,1 @@
+"""What one collective costs: α–β primitives over the tiers of a fabric."""

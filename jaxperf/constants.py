@@ -1,0 +1,78 @@
+"""Constants of the field, each once, with its source. Plain Python: importing this does not import JAX."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+GIGA: Final = 1e9
+TERA: Final = 1e12
+MICRO: Final = 1e-6
+
+GROUP_SLOTS: Final = 4
+"""Layer groups that a model may have; unused slots hold a group of zero layers and cost nothing."""
+
+TIER_SLOTS: Final = 3
+"""Fabric tiers that a system may have; unused slots add no reach and no time."""
+
+DTYPES: Final = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4")
+"""Arithmetic types of a GEMM, the columns of a device's peak table (dense, without sparsity)."""
+
+DTYPE_BYTES: Final = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5}
+
+DTYPE_FALLBACK: Final = {
+    "fp32": ("fp32", "bf16", "fp16"),
+    "bf16": ("bf16", "fp16", "fp32", "int8"),
+    "fp16": ("fp16", "bf16", "fp32", "int8"),
+    "fp8": ("fp8", "bf16", "fp16", "fp32", "int8"),
+    "int8": ("int8", "bf16", "fp16", "fp32"),
+    "fp4": ("fp4", "bf16", "fp16", "fp32", "int8"),
+}
+"""What a GEMM runs in where the device lacks the type: weights stay narrow, arithmetic moves to the next wider one."""
+
+
+class Format(NamedTuple):
+    """How a class of weights is stored: bytes per element with its scales, and the type of its GEMM."""
+
+    bytes: float
+    dtype: str
+    meaning: str
+
+
+FORMATS: Final = {
+    "fp32": Format(4.0, "fp32", "IEEE single"),
+    "bf16": Format(2.0, "bf16", "bfloat16"),
+    "fp16": Format(2.0, "fp16", "IEEE half"),
+    "fp8": Format(1.0, "fp8", "W8A8, one scale a tensor or channel"),
+    "fp8-block": Format(1.0 + 4.0 / (128 * 128), "fp8", "W8A8, an fp32 scale for each 128 x 128 block"),
+    "int8": Format(1.0 + 2.0 / 128, "bf16", "W8A16, an fp16 scale for each 128 weights"),
+    "int8-w8a8": Format(1.0, "int8", "W8A8, one scale a channel"),
+    "int4": Format(0.5 + 2.5 / 128, "bf16", "W4A16, an fp16 scale and a 4-bit zero for each 128 weights"),
+    "nvfp4": Format(0.5 + 1.0 / 16, "fp4", "W4A4, an fp8 scale for each 16 weights"),
+    "mxfp4": Format(0.5 + 1.0 / 32, "fp4", "W4A4, an 8-bit exponent for each 32 weights"),
+    "fp4": Format(0.5, "fp4", "W4A4, scales not counted"),
+}
+"""Weight and KV formats. Scale sizes: OCP Microscaling v1.0 (mxfp4), NVIDIA Blackwell NVFP4 (16 per fp8 scale),
+AWQ/GPTQ at group 128 (int4), DeepSeek-V3 block scales (fp8-block)."""
+
+KV_FORMATS: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5, "nvfp4": 0.5 + 1.0 / 16}
+"""Bytes per element of a KV cache."""
+
+WEIGHT_CLASSES: Final = (
+    "attention",
+    "feed_forward",
+    "shared_experts",
+    "routed_experts",
+    "router",
+    "embedding",
+    "lm_head",
+)
+"""Classes of weights that may differ in format."""
+
+BLANKET_CLASSES: Final = ("attention", "feed_forward", "shared_experts", "routed_experts")
+"""What one `--weights` sets; router, embedding and LM head keep the model's own format, usually bf16."""
+
+UTILISATION: Final = 0.9
+"""Share of device memory that an engine may fill (vLLM's `gpu_memory_utilization` default)."""
+
+BLOCK_TOKENS: Final = 16
+"""Tokens in a KV cache block (vLLM's default)."""

@@ -1,0 +1,172 @@
+"""Names in, pytrees out: the few calls with which a notebook starts."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import equinox as eqx
+
+from .errors import InputError, nearest
+from .phases.end_to_end import Metrics, evaluate
+from .spec.deployment import (
+    IDEAL,
+    Deployment,
+    Efficiency,
+    Parallelism,
+    build_efficiency,
+    build_engine,
+    build_precision,
+    precision_document,
+)
+from .spec.library import find
+from .spec.model import Model, as_arrays, build_model
+from .spec.system import System, build_system
+from .spec.workload import Slo, Workload
+
+Name = str | os.PathLike
+
+
+def load_model(name: Name) -> Model:
+    """A `Model` with array leaves, by library name, alias, Hugging Face id or path of a JSON file.
+
+    **Raises** `InputError` with the nearest names.
+    """
+    return as_arrays(build_model(find("model", name).document))
+
+
+def load_system(name: Name) -> System:
+    """A `System` with array leaves, by library name, alias or path of a JSON file.
+
+    **Raises** `InputError` with the nearest names.
+    """
+    return as_arrays(build_system(find("system", name).document))
+
+
+@functools.cache
+def _calibration(name: str) -> dict:
+    return find("calibration", name).document
+
+
+def efficiency_document_of(source: Name, system: str | None = None, engine: str | None = None) -> dict:
+    """The JSON form of an efficiency.
+
+    **Arguments:** `ideal` (the physical bound), `default` (fitted class values), or a calibration's name or path; of
+    a calibration, the group of `system` and `engine`, else its only group.
+
+    **Raises** `InputError` where a calibration has no group for that system and engine.
+    """
+    text = os.fspath(source)
+    if text == "ideal":
+        return dict(IDEAL)
+    groups = _calibration(text)["groups"]
+
+    def matches(group: dict) -> bool:
+        def same(mine: str | None, wanted: str | None, kind: str) -> bool:
+            return mine is None or (wanted is not None and find(kind, mine).name == find(kind, wanted).name)
+
+        return same(group["system"], system, "system") and same(group["engine"], engine, "engine")
+
+    found = [group for group in groups if matches(group)]
+    if not found:
+        known = ", ".join(f"{g['system']} with {g['engine']}" for g in groups)
+        raise InputError(f"{text}: no factors for {system} with {engine}; it holds {known}")
+    return dict(found[0]["efficiency"])
+
+
+def load_efficiency(source: Name = "default", system: str | None = None, engine: str | None = None) -> Efficiency:
+    """An `Efficiency` with array leaves (see `efficiency_document_of`)."""
+    return as_arrays(build_efficiency(efficiency_document_of(source, system, engine)))
+
+
+def deployment(
+    model: Name,
+    *,
+    tp: float = 1,
+    pp: float = 1,
+    ep: float = 1,
+    cp: float = 1,
+    attention_dp: float = 1,
+    replicas: float = 1,
+    weights: str | None = None,
+    kv: str | None = None,
+    chunk: float | None = None,
+    engine: Name | None = None,
+    efficiency: Efficiency | Name = "default",
+    system: str | None = None,
+) -> Deployment:
+    """A `Deployment` with array leaves.
+
+    **Arguments:** parallel degrees; `weights`, a format for attention and all feed-forward weights, and `kv`, one for
+    the KV cache (by default what the model's own `model` spec says); `chunk` of chunked prefill [tokens of a prompt];
+    an `engine` by name; an `efficiency`: `default`, `ideal`, a calibration's name or path, or an `Efficiency`.
+    """
+    degrees = dict(tp=tp, pp=pp, ep=ep, cp=cp, attention_dp=attention_dp, replicas=replicas)
+    for name, value in degrees.items():
+        if isinstance(value, (int, float)) and value < 1:
+            raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
+    precision = precision_document(find("model", model).document["precision"], weights, kv)
+    if not isinstance(efficiency, Efficiency):
+        efficiency = build_efficiency(
+            efficiency_document_of(efficiency, system, None if engine is None else os.fspath(engine))
+        )
+    return as_arrays(
+        Deployment(
+            parallelism=Parallelism(**degrees),
+            precision=build_precision(precision),
+            engine=build_engine(None if engine is None else find("engine", engine).document, chunk),
+            efficiency=efficiency,
+        )
+    )
+
+
+def workload(
+    isl: float,
+    osl: float,
+    batch: float = 1,
+    prefill_batch: float = 1,
+    slo_ttft: float | None = None,
+    slo_tpot: float | None = None,
+) -> Workload:
+    """A `Workload` with array leaves: prompt and output tokens, sequences in flight, targets [s]."""
+    for name, value in dict(isl=isl, osl=osl, batch=batch, prefill_batch=prefill_batch).items():
+        if isinstance(value, (int, float)) and value < 1:
+            raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
+    targets = Slo(
+        float("inf") if slo_ttft is None else slo_ttft,
+        float("inf") if slo_tpot is None else slo_tpot,
+    )
+    return as_arrays(Workload(isl, osl, batch, prefill_batch, targets))
+
+
+evaluate_jit = eqx.filter_jit(evaluate)
+"""`evaluate`, compiled. One program serves every model, system, deployment and workload."""
+
+
+def estimate(
+    model: Name,
+    system: Name,
+    *,
+    isl: float = 1024,
+    osl: float = 1024,
+    batch: float = 1,
+    prefill_batch: float = 1,
+    slo_ttft: float | None = None,
+    slo_tpot: float | None = None,
+    **layout: Any,
+) -> Metrics:
+    """`Metrics` of one configuration by names; further arguments as in `deployment`.
+
+    For example `jaxperf.estimate("llama-3.1-70b", "h100-sxm-8", tp=8, batch=64).tpot`.
+    """
+    known = set(deployment.__kwdefaults__ or ())
+    for key in layout:
+        if key not in known:
+            raise InputError(f"estimate: unknown argument '{key}'; {nearest(key, known)}")
+    return evaluate_jit(
+        load_model(model),
+        load_system(system),
+        deployment(model, system=os.fspath(system), **layout),
+        workload(isl, osl, batch, prefill_batch, slo_ttft, slo_tpot),
+    )

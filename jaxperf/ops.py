@@ -1,0 +1,165 @@
+r"""The only place that knows hard from relaxed.
+
+Kernels never call `max`, `ceil` or a comparison on a quantity that may be relaxed; they ask an `ops` object:
+
+- `Exact`: true maximum, ceiling and comparisons on arrays. What `estimate` and `scan` use.
+- `Smooth(temperature)`: a differentiable relaxation that tends to `Exact` as the temperature tends to 0. The maximum
+  is the p-norm with \(p = 1/\tau\), computed in logs, so that there is no scale to choose:
+  \(\max \le \mathrm{soft} \le n^\tau \max\). Ceiling and floor keep their value and take the gradient of the quotient.
+- `Counting`: Python integers, exact to the unit at any size. What parameter counts and KV sizes are checked with.
+
+All arguments are non-negative by construction: overlaps are written as the maximum of two times, never as a
+difference."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+Scalar = Any
+"""A JAX scalar in kernels, a Python number in exact counts."""
+
+_TINY = 1e-30  # below every time, byte count and FLOP count; keeps logarithms and their gradients finite
+
+
+class Exact(eqx.Module):
+    """True maximum, minimum, ceiling and comparisons."""
+
+    def maximum(self, *values: Scalar) -> Scalar:
+        """The largest value."""
+        result = values[0]
+        for value in values[1:]:
+            result = jnp.maximum(result, value)
+        return result
+
+    def minimum(self, *values: Scalar) -> Scalar:
+        """The smallest value."""
+        result = values[0]
+        for value in values[1:]:
+            result = jnp.minimum(result, value)
+        return result
+
+    def at_least(self, value: Scalar, low: Scalar) -> Scalar:
+        """max(value, low) where low is a structural limit (one head, no fewer than zero): exact when relaxed, too."""
+        return jnp.maximum(value, low)
+
+    def cheapest(self, *costs: Scalar) -> Scalar:
+        """The smallest cost among alternatives."""
+        return self.minimum(*costs)
+
+    def ceil_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """⌈numerator / denominator⌉ of whole numbers; the half keeps it exact under XLA's reciprocal (n < 2^22)."""
+        return jnp.ceil((numerator - 0.5) / denominator)
+
+    def floor_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """⌊numerator / denominator⌋ of whole numbers."""
+        return jnp.floor((numerator + 0.5) / denominator)
+
+    def floor(self, value: Scalar) -> Scalar:
+        """⌊value⌋ of a real number."""
+        return jnp.floor(value)
+
+    def straight_through(self, hard: Scalar, soft: Scalar) -> Scalar:
+        """The hard value (under `Smooth`: the hard value with the gradient of the soft one)."""
+        return hard
+
+    def above(self, left: Scalar, right: Scalar) -> Scalar:
+        """1 where left > right, else 0 (under `Smooth`: a sigmoid in log2)."""
+        return jnp.asarray(left > right, jnp.result_type(float))
+
+
+class Smooth(eqx.Module):
+    """The relaxation at a temperature τ in (0, 1]; the temperature is traced, so annealing does not recompile."""
+
+    temperature: Any
+
+    def maximum(self, *values: Scalar) -> Scalar:
+        """p-norm with p = 1/τ: hard ≤ soft ≤ hard·n^τ."""
+        logs = jnp.stack([jnp.log(jnp.maximum(value, _TINY)) for value in values])
+        return jnp.exp(self.temperature * logsumexp(logs / self.temperature, axis=0))
+
+    def minimum(self, *values: Scalar) -> Scalar:
+        """The smallest value, exactly: a structural limit (a window, a head count) has no scale to soften."""
+        return Exact().minimum(*values)
+
+    def at_least(self, value: Scalar, low: Scalar) -> Scalar:
+        """max(value, low), exactly: a structural limit."""
+        return jnp.maximum(value, low)
+
+    def cheapest(self, *costs: Scalar) -> Scalar:
+        """n^τ·(Σ c^(−1/τ))^(−τ): hard ≤ soft ≤ hard·n^τ."""
+        logs = jnp.stack([jnp.log(jnp.maximum(cost, _TINY)) for cost in costs])
+        return jnp.exp(self.temperature * (math.log(len(costs)) - logsumexp(-logs / self.temperature, axis=0)))
+
+    def ceil_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """The ceiling, with the gradient of the quotient."""
+        return self.straight_through(Exact().ceil_divide(numerator, denominator), numerator / denominator)
+
+    def floor_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """The floor, with the gradient of the quotient."""
+        return self.straight_through(Exact().floor_divide(numerator, denominator), numerator / denominator)
+
+    def floor(self, value: Scalar) -> Scalar:
+        """The floor, with the gradient of the value."""
+        return self.straight_through(jnp.floor(value), value)
+
+    def straight_through(self, hard: Scalar, soft: Scalar) -> Scalar:
+        """The hard value with the gradient of the soft one."""
+        return soft + jax.lax.stop_gradient(hard - soft)
+
+    def above(self, left: Scalar, right: Scalar) -> Scalar:
+        """sigmoid((log2 left − log2 right)/τ)."""
+        ratio = jnp.log2(jnp.maximum(left, _TINY)) - jnp.log2(jnp.maximum(right, _TINY))
+        return jax.nn.sigmoid(ratio / self.temperature)
+
+
+class Counting:
+    """Exact arithmetic on Python integers and fractions, with the interface of `Exact`."""
+
+    def maximum(self, *values: Scalar) -> Scalar:
+        """The largest value."""
+        return max(values)
+
+    def minimum(self, *values: Scalar) -> Scalar:
+        """The smallest value."""
+        return min(values)
+
+    def at_least(self, value: Scalar, low: Scalar) -> Scalar:
+        """max(value, low)."""
+        return max(value, low)
+
+    def cheapest(self, *costs: Scalar) -> Scalar:
+        """The smallest cost among alternatives."""
+        return min(costs)
+
+    def ceil_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """⌈numerator / denominator⌉."""
+        return math.ceil(Fraction(numerator) / Fraction(denominator))
+
+    def floor_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
+        """⌊numerator / denominator⌋."""
+        return math.floor(Fraction(numerator) / Fraction(denominator))
+
+    def floor(self, value: Scalar) -> Scalar:
+        """⌊value⌋."""
+        return math.floor(value)
+
+    def straight_through(self, hard: Scalar, soft: Scalar) -> Scalar:
+        """The hard value."""
+        return hard
+
+    def above(self, left: Scalar, right: Scalar) -> Scalar:
+        """1 where left > right, else 0."""
+        return int(left > right)
+
+
+Ops = Exact | Smooth | Counting
+
+EXACT = Exact()
+"""The one instance that everything uses unless told otherwise."""

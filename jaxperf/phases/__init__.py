@@ -1,0 +1,1 @@
+"""From stages to what a user sees: decode, prefill, end to end."""

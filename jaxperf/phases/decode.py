@@ -1,0 +1,102 @@
+"""Decode: the time of one output token, with the pipeline's autoregression."""
+
+from __future__ import annotations
+
+import equinox as eqx
+
+from ..ops import Ops, Scalar
+from ..spec.deployment import Deployment
+from ..spec.model import Model
+from ..spec.system import System
+from ..spec.workload import Workload
+from ..stages.communication import embedding_communication, head_communication, hop_communication
+from ..stages.latency import Assembly, overlapped, table_timing
+from ..stages.operators import embedding_table, head_table
+from ..stages.shapes import Pass
+from .layers import LayerCost, Shares, layer_cost, over_groups, slowest, whole
+
+
+class PhaseCost(eqx.Module):
+    """A phase: its `time` and what it is made of, summed along one pass through all stages [s]; `flops` and
+    `needed_bytes` (weights and KV cache) of one rank, summed over the stages."""
+
+    time: Scalar
+    compute: Scalar
+    memory: Scalar
+    network: Scalar
+    overhead: Scalar
+    flops: Scalar
+    needed_bytes: Scalar
+
+
+def decode_pass(deployment: Deployment, workload: Workload, ops: Ops) -> tuple[Pass, Scalar]:
+    """The pass of one decode step of one pipeline group, and the number of groups.
+
+    n = min(B, pp) groups of g = ⌈B/n⌉ sequences; ⌈g/dpa⌉ rows a rank; mean context isl + osl/2.
+    """
+    layout = deployment.parallelism
+    groups = ops.minimum(workload.batch, layout.pp)
+    sequences = ops.at_least(ops.ceil_divide(workload.batch, groups), 1.0)
+    rows = ops.at_least(ops.ceil_divide(sequences, layout.attention_dp), 1.0)
+    context = workload.isl + workload.osl / 2
+    work = Pass(
+        rows=rows,
+        group_tokens=sequences,
+        sequences=rows,
+        new_tokens=1.0,
+        prior=context - 1,
+        chunks=1.0,
+        logit_rows=rows,
+        decode=True,
+    )
+    return work, groups
+
+
+def decode_step(
+    model: Model,
+    system: System,
+    deployment: Deployment,
+    workload: Workload,
+    shares: Shares,
+    assembly: Assembly,
+    ops: Ops,
+) -> PhaseCost:
+    """TPOT and its parts [s].
+
+    TPOT = max(Σ_s t_s + hops, n·max_s t_s): a sequence's next token cannot start before its last one has left the last
+    stage, so a pipeline does not divide the time to read the weights. Host time overlaps or adds, as the engine does.
+    """
+    work, groups = decode_pass(deployment, workload, ops)
+    device, efficiency, engine = system.device, deployment.efficiency, deployment.engine
+
+    def cost(group) -> LayerCost:  # noqa: ANN001
+        return layer_cost(group, model, system, deployment, work, assembly, ops)
+
+    costs = over_groups(cost, model)
+    embed = table_timing(embedding_table(model, deployment, work), work, device, efficiency, assembly, ops)
+    head = table_timing(head_table(model, device, deployment, work), work, device, efficiency, assembly, ops)
+    embed_network = embedding_communication(model, system, deployment, work, ops)
+    head_network = head_communication(model, system, deployment, work, ops)
+    hops = hop_communication(model, system, deployment, work, ops)
+    first = overlapped(embed.time, embed_network, engine.overlap, ops)
+    last = overlapped(head.time, head_network, engine.overlap, ops)
+
+    times = [c.time for c in costs]
+    through = whole(model, times) + first + last + hops
+    busiest = slowest(shares, times, first, last, deployment.parallelism.pp, ops)
+    host = (
+        efficiency.host_step_time
+        + efficiency.host_sequence_time * work.sequences
+        + efficiency.host_token_time * work.rows
+    )
+    latency = overlapped(through, host, engine.host_overlap, ops)
+    cycle = overlapped(busiest, host / deployment.parallelism.pp, engine.host_overlap, ops)
+    return PhaseCost(
+        time=ops.maximum(latency, groups * cycle),
+        compute=whole(model, [c.compute for c in costs]) + embed.compute + head.compute,
+        memory=whole(model, [c.memory for c in costs]) + embed.memory + head.memory,
+        network=whole(model, [c.network for c in costs]) + embed_network + head_network + hops,
+        overhead=whole(model, [c.overhead for c in costs]) + embed.overhead + head.overhead + host,
+        flops=whole(model, [c.flops for c in costs]),
+        needed_bytes=whole(model, [c.needed_bytes for c in costs]),
+    )

@@ -1,0 +1,1 @@
+"""The five stages: memory, FLOPs, traffic, communication, latency, on one operator table."""

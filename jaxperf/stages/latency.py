@@ -1,0 +1,173 @@
+r"""Stage 5: roofline latency of operators, layers and pipeline stages.
+
+An operator takes \(\mathrm{pnorm}(\mathrm{flop}/(e_c R),\ \mathrm{bytes}/(e_m BW)) + t_0\). Two assemblies of the same
+table: `operator` (a sum of maxima, the default) and `phase` (a maximum of sums, the classical bound)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ..ops import Exact, Ops, Scalar
+from ..spec.deployment import Efficiency
+from ..spec.system import Device
+from .flops import attention_flops, flops
+from .operators import AttentionCore, Elementwise, Gemm, Operator
+from .shapes import Pass
+from .traffic import attention_bytes, traffic
+
+Assembly = Literal["operator", "phase"]
+
+
+class Timing(eqx.Module):
+    """Seconds of one or more operators over all chunks of a pass: `time` (the roofline, with overheads), and its sides
+    `compute`, `memory`, `overhead`; `last` is the time in the last (for attention, the longest) chunk."""
+
+    time: Scalar
+    compute: Scalar
+    memory: Scalar
+    overhead: Scalar
+    last: Scalar
+
+    def __add__(self, other: Timing) -> Timing:
+        return jax.tree.map(jnp.add, self, other)
+
+
+def roofline(compute: Scalar, memory: Scalar, sharpness: Scalar | None, ops: Ops) -> Scalar:
+    """The longer of two times [s]; with a finite sharpness p their p-norm, which only adds time."""
+    if sharpness is None:
+        return ops.maximum(compute, memory)
+    logs = [jnp.log(jnp.maximum(side, 1e-30)) for side in (compute, memory)]
+    return jnp.exp(jnp.logaddexp(sharpness * logs[0], sharpness * logs[1]) / sharpness)
+
+
+def gemm_compute_time(gemm: Gemm, efficiency: Efficiency) -> Scalar:
+    """2·copies·(m+m0)(n+n0)(k+k0)/(c_max·R) [s]: e_c = c_max·m/(m+m0)·n/(n+n0)·k/(k+k0) without its divisions."""
+    volume = (
+        (gemm.m + efficiency.gemm_rows_half)
+        * (gemm.n + efficiency.gemm_columns_half)
+        * ((gemm.k + efficiency.gemm_depth_half) / (efficiency.gemm_compute * gemm.peak))
+    )
+    return gemm.present * 2 * gemm.copies * volume
+
+
+def operator_timing(operator: Operator, work: Pass, device: Device, efficiency: Efficiency, ops: Ops) -> Timing:
+    """Time of one operator over all chunks of a pass (see `Timing`).
+
+    e_m = m_max·bytes/(bytes + b0), so its time is (bytes + b0)/(m_max·BW).
+    """
+    if isinstance(operator, AttentionCore):
+        return attention_timing(operator, work, device, efficiency, ops)
+    half = operator.present * efficiency.memory_bytes_half
+    moved = traffic(operator, work, ops).total + half
+    overhead = operator.present * efficiency.operator_time
+    if isinstance(operator, Elementwise):
+        memory = moved / (efficiency.elementwise_memory * device.memory.bandwidth)
+        once = memory + overhead
+        compute = 0.0 * memory
+    else:
+        memory = moved / (efficiency.gemm_memory * device.memory.bandwidth)
+        compute = gemm_compute_time(operator, efficiency)
+        once = roofline(compute, memory, efficiency.sharpness, ops) + overhead
+    chunks = work.chunks
+    return Timing(once * chunks, compute * chunks, memory * chunks, overhead * chunks, once)
+
+
+def attention_timing(core: AttentionCore, work: Pass, device: Device, efficiency: Efficiency, ops: Ops) -> Timing:
+    """Attention over the chunks of a pass. From chunk to chunk both sides of its roofline grow linearly until the
+    window is full and stay constant after, so the sum of maxima has a closed form: a linear run, the one chunk in
+    which the window fills, and a constant run."""
+    ceiling = efficiency.attention_decode_compute if work.decode else efficiency.attention_prefill_compute
+    slope = 1 / (ceiling * core.peak)
+    inverse = 1 / (efficiency.attention_memory * device.memory.bandwidth)
+
+    def sides(index: Scalar) -> tuple[Scalar, Scalar]:
+        prior = work.prior + index * work.new_tokens
+        moved = attention_bytes(core, work, prior, ops).total + core.present * efficiency.memory_bytes_half
+        return attention_flops(core, work, prior, ops) * slope, moved * inverse
+
+    def longer(left: Scalar, right: Scalar) -> Scalar:
+        return roofline(left, right, efficiency.sharpness, ops)
+
+    overhead = core.present * efficiency.operator_time
+    if work.decode:
+        compute, memory = sides(0.0)
+        time = longer(compute, memory) + overhead
+        return Timing(time, compute, memory, overhead, time)
+
+    chunks, size = work.chunks, work.new_tokens
+    growing = ops.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))
+    growing = jax.lax.stop_gradient(ops.minimum(ops.at_least(growing, 0.0), chunks))
+    straddling = ops.minimum(chunks - growing, 1.0)
+    full = chunks - growing - straddling
+
+    compute_first, memory_first = sides(0.0 * chunks)
+    compute_next, memory_next = sides(ops.minimum(1.0, ops.at_least(growing - 1, 0.0)))
+    compute_fill, memory_fill = sides(growing)
+    compute_last, memory_last = sides(ops.at_least(chunks - 1, 0.0))
+    triangle = growing * (growing - 1) / 2
+    compute = growing * compute_first + triangle * (compute_next - compute_first)
+    memory = growing * memory_first + triangle * (memory_next - memory_first)
+    linear = _sum_of_maxima(compute_first, compute_next, memory_first, memory_next, growing)
+
+    if not (isinstance(ops, Exact) and efficiency.sharpness is None):
+        hard = jnp.maximum(compute, memory)
+        linear = linear * longer(compute, memory) / jnp.maximum(hard, 1e-30)
+    last = longer(compute_last, memory_last)
+    time = linear + straddling * longer(compute_fill, memory_fill) + full * last
+    return Timing(
+        time=time + overhead * chunks,
+        compute=compute + straddling * compute_fill + full * compute_last,
+        memory=memory + straddling * memory_fill + full * memory_last,
+        overhead=overhead * chunks,
+        last=last + overhead,
+    )
+
+
+def _sum_of_maxima(first: Scalar, next_: Scalar, other: Scalar, other_next: Scalar, count: Scalar) -> Scalar:
+    """Σ_{j<N} max(a + j·a', b + j·b') for two lines given at j = 0 and 1.
+
+    Σ b + Σ max(d, 0) with d = a − b monotone: the positive part is its best prefix or its best suffix, and both end at
+    the crossing ⌈−d0/d'⌉, which is held fixed under differentiation because both lines meet there.
+    """
+    start, slope = first - other, (next_ - first) - (other_next - other)
+    total_other = count * other + count * (count - 1) / 2 * (other_next - other)
+    crossing = jnp.ceil(-start / jnp.where(slope == 0, 1.0, slope))
+    crossing = jnp.where(slope == 0, 0.0, jax.lax.stop_gradient(jnp.clip(crossing, 0.0, count)))
+    prefix = crossing * start + crossing * (crossing - 1) / 2 * slope
+    whole = count * start + count * (count - 1) / 2 * slope
+    return total_other + jnp.maximum(jnp.maximum(prefix, whole - prefix), 0.0)
+
+
+def overlapped(local: Scalar, other: Scalar, overlap: Scalar, ops: Ops) -> Scalar:
+    """max(local, other + (1 − ρ)·local) [s]: a share ρ of the local work hides behind the other (ρ = 0: their sum)."""
+    return ops.maximum(local, other + (1 - overlap) * local)
+
+
+def table_timing(
+    table: dict[str, Operator], work: Pass, device: Device, efficiency: Efficiency, assembly: Assembly, ops: Ops
+) -> Timing:
+    """A table's timing. `operator`: the sum over operators. `phase`: max(Σ compute, Σ memory) + Σ overhead."""
+    total = None
+    for operator in table.values():
+        timing = operator_timing(operator, work, device, efficiency, ops)
+        total = timing if total is None else total + timing
+    assert total is not None
+    if assembly == "phase":
+        bound = roofline(total.compute, total.memory, efficiency.sharpness, ops) + total.overhead
+        share = bound / jnp.maximum(total.time, 1e-30)
+        total = Timing(bound, total.compute, total.memory, total.overhead, total.last * share)
+    return total
+
+
+def table_flops(table: dict[str, Operator], work: Pass, ops: Ops) -> Scalar:
+    """FLOPs of a table over all chunks of a pass [FLOP]."""
+    return work.chunks * sum(flops(operator, work, ops) for operator in table.values())
+
+
+def table_bytes(table: dict[str, Operator], work: Pass, ops: Ops) -> Scalar:
+    """Bytes of a table over all chunks of a pass [bytes]."""
+    return work.chunks * sum(traffic(operator, work, ops).total for operator in table.values())

@@ -1,0 +1,201 @@
+"""The operator table: a layer as a short list of GEMMs, an attention core and element-wise passes, on one rank.
+
+Stages 2 to 5 are columns of this table: FLOPs, bytes, and time are functions of its rows."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ..constants import DTYPES
+from ..ops import Ops, Scalar
+from ..spec.deployment import Deployment, WeightFormat
+from ..spec.model import LayerGroup, Model
+from ..spec.system import Device
+from .routing import slowest_rank_experts, slowest_rank_tokens
+from .shapes import AttentionShape, Pass, attention_shape, ranks_moe_tp
+
+
+class Gemm(eqx.Module):
+    """`copies` products of an m×k by a k×n matrix, each with weights of its own (experts: one copy an expert).
+
+    Widths in bytes per element of the weights, the input and the output; `peak` in FLOP/s of the type it runs in.
+    `present` is 0 where a layer lacks the operator.
+    """
+
+    present: Scalar
+    copies: Scalar
+    m: Scalar
+    n: Scalar
+    k: Scalar
+    weight_width: Scalar
+    input_width: Scalar
+    output_width: Scalar
+    peak: Scalar
+
+
+class AttentionCore(eqx.Module):
+    """Scores and values of one layer on one rank: shapes, window [tokens], widths [bytes per element]; `cp` ranks
+    share the scores; `causal_work` is the executed share of the T×T square."""
+
+    present: Scalar
+    shape: AttentionShape
+    window: Scalar
+    kv_width: Scalar
+    activation_width: Scalar
+    cp: Scalar
+    causal_work: Scalar
+    peak: Scalar
+
+
+class Elementwise(eqx.Module):
+    """A pass over activations that moves `bytes` bytes."""
+
+    present: Scalar
+    bytes: Scalar
+
+
+Operator = Gemm | AttentionCore | Elementwise
+
+
+def select(values: tuple[Scalar, ...], dtype: Scalar) -> Scalar:
+    """The entry of a table by `DTYPES` for a (traced) type index."""
+    result = values[0]
+    for index in range(1, len(DTYPES)):
+        result = jnp.where(dtype == index, values[index], result)
+    return result
+
+
+class Arithmetic(eqx.Module):
+    """How a class of weights is computed on a device: stored width, width of the GEMM's input, peak [FLOP/s]."""
+
+    weight_width: Scalar
+    input_width: Scalar
+    peak: Scalar
+
+
+def arithmetic(form: WeightFormat, device: Device) -> Arithmetic:
+    """The peak is that of the slower of weight and activation type; a type that the device lacks runs at the next
+    wider one with activations of that width."""
+    return Arithmetic(form.bytes, select(device.activation_bytes, form.dtype), select(device.peak, form.dtype))
+
+
+def layer_table(
+    group: LayerGroup, model: Model, device: Device, deployment: Deployment, work: Pass, ops: Ops
+) -> dict[str, Operator]:
+    """The operators of one layer of a group for one pass, by name, in execution order.
+
+    **Arguments:** the layer `group`, its `model`, the `device`, the `deployment`, the pass `work` (see `Pass`).
+
+    **Returns:** a dict with the same keys for every model; what a layer lacks has `present` 0.
+    """
+    layout, precision = deployment.parallelism, deployment.precision
+    attention, feed_forward = group.attention, group.feed_forward
+    hidden, rows, width = model.hidden_size, work.rows, precision.activations
+    tp, moe_tp = layout.tp, ranks_moe_tp(layout)
+    shape = attention_shape(attention, hidden, tp, work.decode, ops)
+    at, ff = arithmetic(precision.attention, device), arithmetic(precision.feed_forward, device)
+    shared, routed = arithmetic(precision.shared_experts, device), arithmetic(precision.routed_experts, device)
+    router = arithmetic(precision.router, device)
+    attention_peak = select(device.peak, jnp.asarray(DTYPES.index("bf16"), jnp.int32))
+
+    def gemm(m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, copies: Scalar = 1.0, present: Scalar = None) -> Gemm:
+        if present is None:
+            present = jnp.minimum(n * k, 1.0)
+        return Gemm(present, copies, m, n, k, how.weight_width, how.input_width, width, how.peak)
+
+    # MLA's kv_b product runs once a decoded row (absorbed) but for every visible token of a prefill chunk (expanded).
+    up_rows = rows if work.decode else work.sequences * work.mean_context
+    has_experts = jnp.minimum(feed_forward.experts, 1.0)
+    load = slowest_rank_tokens(
+        work.group_tokens, feed_forward.experts, feed_forward.experts_per_token, layout.ep, ops
+    )
+    active = slowest_rank_experts(
+        work.group_tokens, feed_forward.experts, feed_forward.experts_per_token, layout.ep, ops
+    )
+    expert_rows = load / jnp.maximum(active, 1e-6)
+    gates = 1 + feed_forward.gated
+    expert_width = feed_forward.expert_width / moe_tp
+    shared_width = feed_forward.shared_width / tp
+    dense_width = feed_forward.width / tp
+    has_dense = jnp.minimum(feed_forward.width, 1.0)
+    has_shared = jnp.minimum(feed_forward.shared_width, 1.0)
+
+    rope_elements = (
+        (1 - attention.linear)
+        * 2
+        * rows
+        * jnp.where(
+            attention.latent > 0,
+            (shape.heads + 1) * attention.rope_head_size,
+            shape.heads * attention.head_size + shape.kv_elements / 2,
+        )
+    )
+    feed_forward_input = has_dense * ff.input_width + has_experts * routed.input_width
+    has_feed_forward = jnp.maximum(has_dense, has_experts)
+    quantised = _quantise(at.input_width, width) * attention.present + has_feed_forward * _quantise(
+        feed_forward_input, width
+    )
+    sites = attention.present + has_feed_forward
+    norm_bytes = sites * 4 * rows * hidden * width + rope_elements * width + rows * hidden * quantised
+    activation_elements = (2 + feed_forward.gated) * (
+        rows * (dense_width + shared_width) + has_experts * load * expert_width
+    )
+    return {
+        "norm, rope, quantise": Elementwise(jnp.minimum(sites, 1.0), norm_bytes),
+        "latent down": gemm(rows, shape.down_n, hidden, at),
+        "qkv projection": gemm(rows, shape.qkv_n, shape.qkv_k, at),
+        "latent up": gemm(up_rows, shape.up_n, shape.up_k, at),
+        "attention": AttentionCore(
+            attention.present,
+            shape,
+            attention.window,
+            precision.kv_cache,
+            width,
+            layout.cp,
+            deployment.engine.causal_work,
+            attention_peak,
+        ),
+        "output projection": gemm(rows, attention.present * hidden, shape.out_k, at),
+        "router": gemm(rows, feed_forward.experts, hidden, router),
+        "expert gate, up": gemm(expert_rows, gates * expert_width, hidden, routed, active, has_experts),
+        "expert down": gemm(expert_rows, hidden, expert_width, routed, active, has_experts),
+        "shared gate, up": gemm(rows, gates * shared_width, hidden, shared, 1.0, has_shared),
+        "shared down": gemm(rows, hidden, shared_width, shared, 1.0, has_shared),
+        "ffn gate, up": gemm(rows, gates * dense_width, hidden, ff, 1.0, has_dense),
+        "ffn down": gemm(rows, hidden, dense_width, ff, 1.0, has_dense),
+        "activation": Elementwise(has_feed_forward, activation_elements * width),
+    }
+
+
+def _quantise(input_width: Scalar, width: Scalar) -> Scalar:
+    """Bytes per element to read wide and write narrow, 0 where the GEMM takes the activations as they are."""
+    return jnp.where(input_width < width, width + input_width, 0.0)
+
+
+def embedding_table(model: Model, deployment: Deployment, work: Pass) -> dict[str, Operator]:
+    """The embedding gather of a pass on one rank: rows·D read and written, never the whole table."""
+    precision = deployment.precision
+    moved = work.rows * model.hidden_size * (precision.embedding.bytes + precision.activations)
+    return {"embedding": Elementwise(1.0, moved)}
+
+
+def head_table(model: Model, device: Device, deployment: Deployment, work: Pass) -> dict[str, Operator]:
+    """The LM head and sampling on one rank, for the rows that need logits; 4 passes over fp32 logits to sample."""
+    precision, tp = deployment.precision, deployment.parallelism.tp
+    how = arithmetic(precision.lm_head, device)
+    vocabulary, rows = model.vocabulary_size, work.logit_rows
+    return {
+        "lm head": Gemm(
+            1.0,
+            1.0,
+            rows,
+            vocabulary / tp,
+            model.hidden_size,
+            how.weight_width,
+            how.input_width,
+            precision.activations,
+            how.peak,
+        ),
+        "sampling": Elementwise(1.0, 4.0 * vocabulary * 4.0 * rows),
+    }

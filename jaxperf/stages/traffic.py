@@ -1,0 +1,63 @@
+"""Stage 3: bytes moved between memory and the arithmetic units, each class at its own width."""
+
+from __future__ import annotations
+
+import equinox as eqx
+
+from ..ops import Ops, Scalar
+from .operators import AttentionCore, Elementwise, Gemm, Operator
+from .shapes import Pass
+
+
+class Bytes(eqx.Module):
+    """Bytes by class: weights, KV cache (and recurrent state), activations [bytes]."""
+
+    weights: Scalar
+    kv_cache: Scalar
+    activations: Scalar
+
+    @property
+    def total(self) -> Scalar:
+        """All classes together [bytes]."""
+        return self.weights + self.kv_cache + self.activations
+
+
+def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) -> Bytes:
+    """Bytes of one layer's attention core on one rank, for a chunk that follows `prior` tokens [bytes].
+
+    Reads min(prior, w − 1) cached tokens and its own, writes its own; context-parallel ranks split the reads of a
+    decode step, and in a prefill ring each streams every key past its own queries. Recurrent state is read and written.
+    """
+    shape = core.shape
+    seen = ops.minimum(prior, core.window - 1) + work.new_tokens
+    read_split = core.cp if work.decode else 1.0
+    token = shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0)) + shape.rebuilt_elements * core.activation_width
+    state = 2 * shape.state_elements * 4.0
+    cache = work.sequences * (
+        seen * token / read_split + work.new_tokens * shape.kv_elements * core.kv_width / core.cp + state
+    )
+    query_and_output = work.rows * shape.heads * (shape.score_size + shape.value_size) * core.activation_width
+    return Bytes(0.0 * cache, core.present * cache, core.present * query_and_output)
+
+
+def traffic(operator: Operator, work: Pass, ops: Ops) -> Bytes:
+    """Bytes of one operator in one chunk of a pass, attention at the mean of the first and the last chunk [bytes].
+
+    GEMM: weights copies·n·k, input copies·m·k, output copies·m·n, each at its width.
+    """
+    if isinstance(operator, Gemm):
+        present = operator.present * operator.copies
+        weights = present * operator.n * operator.k * operator.weight_width
+        inputs = present * operator.m * operator.k * operator.input_width
+        outputs = present * operator.m * operator.n * operator.output_width
+        return Bytes(weights, 0.0 * weights, inputs + outputs)
+    if isinstance(operator, Elementwise):
+        moved = operator.present * operator.bytes
+        return Bytes(0.0 * moved, 0.0 * moved, moved)
+    first = attention_bytes(operator, work, work.prior, ops)
+    last = attention_bytes(operator, work, work.last_context - work.new_tokens, ops)
+    return Bytes(
+        (first.weights + last.weights) / 2,
+        (first.kv_cache + last.kv_cache) / 2,
+        (first.activations + last.activations) / 2,
+    )
