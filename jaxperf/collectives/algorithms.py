@@ -1,7 +1,7 @@
 """α–β cost of one collective over one tier: G ranks, α seconds a message, β seconds a byte.
 
 M is the full vector of an all-reduce, the gathered result of an all-gather or reduce-scatter, and what a rank sends in
-total for an all-to-all [bytes]. Every function returns seconds and is 0 at G = 1.
+total for an all-to-all [bytes]. Every function returns seconds; collectives are 0 at G = 1.
 Source: Thakur, Rabenseifner, Gropp 2005; no software all-reduce beats 2(G−1)/G·Mβ (Patarasuk & Yuan 2009)."""
 
 from __future__ import annotations

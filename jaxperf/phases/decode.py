@@ -6,14 +6,14 @@ import equinox as eqx
 
 from ..ops import Ops, Scalar
 from ..spec.deployment import Deployment
-from ..spec.model import Model
-from ..spec.system import System
+from ..spec.model import LayerGroup
 from ..spec.workload import Workload
 from ..stages.communication import embedding_communication, head_communication, hop_communication
 from ..stages.latency import Assembly, overlapped, table_timing
 from ..stages.operators import embedding_table, head_table
+from ..stages.plan import Plan
 from ..stages.shapes import Pass
-from .layers import LayerCost, Shares, layer_cost, over_groups, slowest, whole
+from .layers import layer_cost, over_groups, slowest, whole
 
 
 class PhaseCost(eqx.Module):
@@ -53,50 +53,41 @@ def decode_pass(deployment: Deployment, workload: Workload, ops: Ops) -> tuple[P
 
 
 def decode_step(
-    model: Model,
-    system: System,
-    deployment: Deployment,
-    workload: Workload,
-    shares: Shares,
-    assembly: Assembly,
-    ops: Ops,
+    plan: Plan, workload: Workload, stacked: LayerGroup, shares: Scalar, assembly: Assembly, ops: Ops
 ) -> PhaseCost:
     """TPOT and its parts [s].
 
     TPOT = max(Σ_s t_s + hops, n·max_s t_s): a sequence's next token cannot start before its last one has left the last
     stage, so a pipeline does not divide the time to read the weights. Host time overlaps or adds, as the engine does.
     """
+    model, deployment = plan.model, plan.deployment
     work, groups = decode_pass(deployment, workload, ops)
-    device, efficiency, engine = system.device, deployment.efficiency, deployment.engine
+    efficiency, engine, pp = deployment.efficiency, deployment.engine, deployment.parallelism.pp
 
-    def cost(group) -> LayerCost:  # noqa: ANN001
-        return layer_cost(group, model, system, deployment, work, assembly, ops)
-
-    costs = over_groups(cost, model)
-    embed = table_timing(embedding_table(model, deployment, work), work, device, efficiency, assembly, ops)
-    head = table_timing(head_table(model, device, deployment, work), work, device, efficiency, assembly, ops)
-    embed_network = embedding_communication(model, system, deployment, work, ops)
-    head_network = head_communication(model, system, deployment, work, ops)
-    hops = hop_communication(model, system, deployment, work, ops)
+    costs = over_groups(lambda group: layer_cost(group, plan, work, assembly, ops), stacked)
+    embed = table_timing(embedding_table(plan, work), plan, work, assembly, ops)
+    head = table_timing(head_table(plan, work), plan, work, assembly, ops)
+    embed_network, head_network = embedding_communication(plan, work), head_communication(plan, work)
+    hops = hop_communication(plan, work)
     first = overlapped(embed.time, embed_network, engine.overlap, ops)
     last = overlapped(head.time, head_network, engine.overlap, ops)
 
     times = [c.time for c in costs]
     through = whole(model, times) + first + last + hops
-    busiest = slowest(shares, times, first, last, deployment.parallelism.pp, ops)
+    busiest = slowest(shares, times, first, last, pp, ops)
     host = (
         efficiency.host_step_time
         + efficiency.host_sequence_time * work.sequences
         + efficiency.host_token_time * work.rows
     )
     latency = overlapped(through, host, engine.host_overlap, ops)
-    cycle = overlapped(busiest, host / deployment.parallelism.pp, engine.host_overlap, ops)
+    cycle = overlapped(busiest, host / pp, engine.host_overlap, ops)
     return PhaseCost(
         time=ops.maximum(latency, groups * cycle),
         compute=whole(model, [c.compute for c in costs]) + embed.compute + head.compute,
         memory=whole(model, [c.memory for c in costs]) + embed.memory + head.memory,
         network=whole(model, [c.network for c in costs]) + embed_network + head_network + hops,
         overhead=whole(model, [c.overhead for c in costs]) + embed.overhead + head.overhead + host,
-        flops=whole(model, [c.flops for c in costs]),
-        needed_bytes=whole(model, [c.needed_bytes for c in costs]),
+        flops=whole(model, [c.flops for c in costs]) + head.flops,
+        needed_bytes=whole(model, [c.needed_bytes for c in costs]) + head.needed_bytes,
     )

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar
 from ..spec.deployment import Deployment
-from ..spec.model import Model
+from ..spec.model import LayerGroup, Model
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.latency import Assembly
 from ..stages.memory import DeviceMemory, activation_bytes, device_memory
-from ..stages.operators import select
+from ..stages.plan import Plan, make_plan
 from .decode import PhaseCost, decode_pass, decode_step
-from .layers import Shares, model_shares
+from .layers import model_shares, stack_groups
 from .prefill import prefill_passes, prefill_times
 
 REASONS = (
@@ -91,11 +91,12 @@ def evaluate(
     **Returns:** `Metrics`.
     """
     layout = deployment.parallelism
-    shares = model_shares(model, deployment, ops)
-    memory = _memory(model, system, deployment, workload, shares, ops)
-    decode = decode_step(model, system, deployment, workload, shares, assembly, ops)
+    plan, stacked = make_plan(model, system, deployment, ops), stack_groups(model)
+    shares = model_shares(stacked, plan, ops)
+    memory = _memory(plan, workload, stacked, shares, ops)
+    decode = decode_step(plan, workload, stacked, shares, assembly, ops)
     prompts = (workload.prefill_batch, layout.attention_dp)
-    prefill, loaded = prefill_times(model, system, deployment, workload.isl, prompts, shares, assembly, ops)
+    prefill, loaded = prefill_times(plan, workload.isl, prompts, stacked, shares, assembly, ops)
 
     steps = workload.osl - 1
     ttft, tpot = prefill.time, decode.time
@@ -104,7 +105,6 @@ def evaluate(
     requests = layout.replicas * workload.batch / lifetime
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
-    peak = select(system.device.peak, deployment.precision.attention.dtype)
     reason = _reason(model, system, deployment, workload, memory, ttft, tpot)
     return Metrics(
         ttft=ttft,
@@ -116,7 +116,7 @@ def evaluate(
         decode_tokens_per_s=layout.replicas * workload.batch / tpot,
         requests_per_s=requests,
         devices=devices,
-        mfu=prefill.flops / (layout.pp * peak * ttft),
+        mfu=prefill.flops / (layout.pp * plan.attention.peak * ttft),
         mbu=ops.minimum(workload.batch, layout.pp)
         * decode.needed_bytes
         / (layout.pp * system.device.memory.bandwidth * tpot),
@@ -133,16 +133,13 @@ def evaluate(
     )
 
 
-def _memory(
-    model: Model, system: System, deployment: Deployment, workload: Workload, shares: Shares, ops: Ops
-) -> DeviceMemory:
-    layout, precision = deployment.parallelism, deployment.precision
+def _memory(plan: Plan, workload: Workload, stacked: LayerGroup, shares: Scalar, ops: Ops) -> DeviceMemory:
+    deployment, layout = plan.deployment, plan.deployment.parallelism
     decode, _ = decode_pass(deployment, workload, ops)
     full, _ = prefill_passes(workload.isl, deployment.engine.chunk, workload.prefill_batch, deployment, ops)
-    live = activation_bytes(model, layout, precision, decode.rows, full.rows, ops)
+    live = activation_bytes(plan.model, layout, deployment.precision, decode.rows, full.rows, ops)
     sequences = ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0)
-    tokens = workload.isl + workload.osl
-    return device_memory(model, system.device.memory, deployment, shares, tokens, sequences, live, ops)
+    return device_memory(plan, shares, stacked, workload.isl + workload.osl, sequences, live, ops)
 
 
 def _bound(cost: PhaseCost) -> Scalar:

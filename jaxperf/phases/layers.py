@@ -9,17 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar
-from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
-from ..spec.system import System
 from ..stages.communication import layer_communication
-from ..stages.flops import flops
 from ..stages.latency import Assembly, overlapped, table_timing
 from ..stages.operators import layer_table
-from ..stages.shapes import Pass, stage_shares
-from ..stages.traffic import traffic
-
-Shares = tuple[tuple[Scalar, ...], ...]
+from ..stages.plan import Plan
+from ..stages.shapes import Pass, attention_shape, stage_shares
 
 
 class LayerCost(eqx.Module):
@@ -36,22 +31,13 @@ class LayerCost(eqx.Module):
     needed_bytes: Scalar
 
 
-def layer_cost(
-    group: LayerGroup,
-    model: Model,
-    system: System,
-    deployment: Deployment,
-    work: Pass,
-    assembly: Assembly,
-    ops: Ops,
-) -> LayerCost:
+def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> LayerCost:
     """Cost of one layer of a group on one rank over all chunks of a pass (see `LayerCost`)."""
-    device, efficiency = system.device, deployment.efficiency
-    table = layer_table(group, model, device, deployment, work, ops)
-    timing = table_timing(table, work, device, efficiency, assembly, ops)
-    network = layer_communication(group, model, system, deployment, work, ops).total
-    moved = [traffic(operator, work, ops) for operator in table.values()]
-    rho = deployment.engine.overlap
+    tp = plan.deployment.parallelism.tp
+    shape = attention_shape(group.attention, plan.model.hidden_size, tp, work.decode, ops)
+    timing = table_timing(layer_table(group, shape, plan, work, ops), plan, work, assembly, ops)
+    network = layer_communication(group, shape, plan, work, ops).total
+    rho = plan.deployment.engine.overlap
     return LayerCost(
         time=overlapped(timing.time, network * work.chunks, rho, ops),
         last=overlapped(timing.last, network, rho, ops),
@@ -59,20 +45,24 @@ def layer_cost(
         memory=timing.memory,
         network=network * work.chunks,
         overhead=timing.overhead,
-        flops=work.chunks * sum(flops(operator, work, ops) for operator in table.values()),
-        needed_bytes=work.chunks * sum(item.weights + item.kv_cache for item in moved),
+        flops=timing.flops,
+        needed_bytes=timing.needed_bytes,
     )
 
 
+def stack_groups(model: Model) -> LayerGroup:
+    """All groups of a model as one `LayerGroup` whose leaves have a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *model.groups)
+
+
 def over_groups(
-    cost: Callable[[LayerGroup], LayerCost], model: Model, passes: int | None = None
+    cost: Callable[[LayerGroup], LayerCost], stacked: LayerGroup, passes: int | None = None
 ) -> list[LayerCost]:
-    """The cost of a layer of every group, for one pass or a stack of `passes`; a slot that holds no layers is skipped at run time (zeros)."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *model.groups)
+    """The cost of a layer of every group, for one pass or a stack of `passes`; a slot that holds no layers is skipped
+    at run time (zeros)."""
+    real = jnp.result_type(float)
 
     def body(group: LayerGroup) -> LayerCost:
-        real = jnp.result_type(float)
-
         def priced() -> LayerCost:
             return jax.tree.map(lambda leaf: jnp.asarray(leaf, real), cost(group))
 
@@ -83,13 +73,13 @@ def over_groups(
         return jax.lax.cond(group.count > 0, priced, skipped)
 
     costs = jax.lax.map(body, stacked)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], costs) for i in range(len(model.groups))]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], costs) for i in range(stacked.count.shape[0])]
 
 
-def model_shares(model: Model, deployment: Deployment, ops: Ops) -> Shares:
-    """`shares[g][c]`: layers of group g in candidate stage c (see `stage_shares`)."""
-    layers, pp = model.layers, deployment.parallelism.pp
-    return tuple(stage_shares(g.count, g.first, g.period, g.run, layers, pp, ops) for g in model.groups)
+def model_shares(stacked: LayerGroup, plan: Plan, ops: Ops) -> Scalar:
+    """[groups, candidates] layers of each group in each candidate stage (see `stage_shares`)."""
+    layers, pp = plan.model.layers, plan.deployment.parallelism.pp
+    return jax.vmap(lambda group: stage_shares(group, layers, pp, ops))(stacked)
 
 
 def whole(model: Model, values: list[Scalar]) -> Scalar:
@@ -97,13 +87,11 @@ def whole(model: Model, values: list[Scalar]) -> Scalar:
     return sum(group.count * value for group, value in zip(model.groups, values, strict=True))
 
 
-def slowest(
-    shares: Shares, values: list[Scalar], first: Scalar, last: Scalar, pp: Scalar, ops: Ops
-) -> Scalar:
+def slowest(shares: Scalar, values: list[Scalar], first: Scalar, last: Scalar, pp: Scalar, ops: Ops) -> Scalar:
     """Largest sum over a stage of a per-layer value, with what the first and the last stage do besides."""
     alone = 1 - EXACT.above(pp, 1.5)
-    count = len(shares[0])
-    sums = [sum(share[c] * value for share, value in zip(shares, values, strict=True)) for c in range(count)]
+    groups, count = shares.shape
+    sums = [sum(shares[g, c] * values[g] for g in range(groups)) for c in range(count)]
     sums[0] = sums[0] + first + alone * last
     sums[-1] = sums[-1] + last + alone * first
     return ops.maximum(*sums)

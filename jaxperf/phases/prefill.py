@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar
 from ..spec.deployment import Deployment
-from ..spec.model import Model
-from ..spec.system import System
+from ..spec.model import LayerGroup
 from ..stages.communication import embedding_communication, head_communication, hop_communication
 from ..stages.latency import Assembly, overlapped, table_timing
 from ..stages.operators import embedding_table, head_table
+from ..stages.plan import Plan
 from ..stages.shapes import Pass
 from .decode import PhaseCost
-from .layers import LayerCost, Shares, layer_cost, over_groups, slowest, whole
+from .layers import LayerCost, layer_cost, over_groups, slowest, whole
 
 
 def prefill_passes(
@@ -47,12 +48,11 @@ def prefill_passes(
 
 
 def prefill_times(
-    model: Model,
-    system: System,
-    deployment: Deployment,
+    plan: Plan,
     isl: Scalar,
     prompts: tuple[Scalar, ...],
-    shares: Shares,
+    stacked: LayerGroup,
+    shares: Scalar,
     assembly: Assembly,
     ops: Ops,
 ) -> list[PhaseCost]:
@@ -61,55 +61,45 @@ def prefill_times(
     Chunks flow through the stages: Σ_j m_j + (A − m) + hops + LM head, with m_j the slowest stage's time of chunk j
     and A − m what the other stages add for the longest chunk. For equal stages this is Σ_j t_j + (pp−1)·max_j t_j.
     """
-    passes = [work for number in prompts for work in prefill_passes(isl, deployment.engine.chunk, number, deployment, ops)]
+    deployment = plan.deployment
+    passes = [p for number in prompts for p in prefill_passes(isl, deployment.engine.chunk, number, deployment, ops)]
     real = jnp.result_type(float)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *passes)
+    together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *passes)
 
-    def cost(group) -> LayerCost:  # noqa: ANN001
-        def one(work: Pass) -> LayerCost:
-            found = layer_cost(group, model, system, deployment, work, assembly, ops)
-            return jax.tree.map(lambda leaf: jnp.asarray(leaf, real), found)
+    def cost(group: LayerGroup) -> LayerCost:
+        return jax.vmap(lambda work: layer_cost(group, plan, work, assembly, ops))(together)
 
-        return jax.vmap(one)(stacked)
-
-    costs = over_groups(cost, model, len(passes))
+    costs = over_groups(cost, stacked, len(passes))
     results = []
     for index in range(len(prompts)):
         full, rest = passes[2 * index], passes[2 * index + 1]
         pairs = [tuple(jax.tree.map(lambda leaf, i=i: leaf[2 * index + i], c) for i in (0, 1)) for c in costs]
-        results.append(_assemble(model, system, deployment, full, rest, pairs, shares, assembly, ops))
+        results.append(_assemble(plan, full, rest, pairs, shares, assembly, ops))
     return results
 
 
 def _assemble(
-    model: Model,
-    system: System,
-    deployment: Deployment,
+    plan: Plan,
     full: Pass,
     rest: Pass,
-    pairs: list,
-    shares: Shares,
+    pairs: list[tuple[LayerCost, ...]],
+    shares: Scalar,
     assembly: Assembly,
     ops: Ops,
 ) -> PhaseCost:
-    device, efficiency, engine, pp = system.device, deployment.efficiency, deployment.engine, deployment.parallelism.pp
+    """One prefill from the costs of its full chunks and its short last one."""
+    model, deployment = plan.model, plan.deployment
+    efficiency, engine, pp = deployment.efficiency, deployment.engine, deployment.parallelism.pp
 
     def total(field: str) -> list[Scalar]:
         return [getattr(a, field) + getattr(b, field) for a, b in pairs]
 
-    embedding = [
-        (
-            table_timing(embedding_table(model, deployment, work), work, device, efficiency, assembly, ops),
-            work.chunks * embedding_communication(model, system, deployment, work, ops),
-        )
-        for work in (full, rest)
-    ]
-    embed = embedding[0][0] + embedding[1][0]
-    embed_network = embedding[0][1] + embedding[1][1]
-    once = Pass(full.rows, full.group_tokens, full.sequences, 1.0, 0.0, 1.0, full.logit_rows, decode=False)
-    head = table_timing(head_table(model, device, deployment, once), once, device, efficiency, assembly, ops)
-    head_network = head_communication(model, system, deployment, once, ops)
-    hops = hop_communication(model, system, deployment, full, ops)
+    embed, embed_rest = [table_timing(embedding_table(plan, p), plan, p, assembly, ops) for p in (full, rest)]
+    embed = embed + embed_rest
+    embed_network = sum(p.chunks * embedding_communication(plan, p) for p in (full, rest))
+    once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
+    head = table_timing(head_table(plan, once), plan, once, assembly, ops)
+    head_network, hops = head_communication(plan, once), hop_communication(plan, full)
     first = overlapped(embed.time, embed_network, engine.overlap, ops)
     last = overlapped(head.time, head_network, engine.overlap, ops)
 
@@ -130,6 +120,6 @@ def _assemble(
         memory=whole(model, total("memory")) + embed.memory + head.memory,
         network=whole(model, total("network")) + embed_network + head_network + hops,
         overhead=whole(model, total("overhead")) + embed.overhead + head.overhead + host,
-        flops=whole(model, total("flops")),
-        needed_bytes=whole(model, total("needed_bytes")),
+        flops=whole(model, total("flops")) + head.flops,
+        needed_bytes=whole(model, total("needed_bytes")) + head.needed_bytes,
     )

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from ..ops import Exact, Ops, Scalar
 from ..spec.deployment import Efficiency
-from ..spec.system import Device
 from .flops import attention_flops, flops
 from .operators import AttentionCore, Elementwise, Gemm, Operator
+from .plan import Plan
 from .shapes import Pass
 from .traffic import attention_bytes, traffic
 
@@ -23,17 +23,20 @@ Assembly = Literal["operator", "phase"]
 
 
 class Timing(eqx.Module):
-    """Seconds of one or more operators over all chunks of a pass: `time` (the roofline, with overheads), and its sides
-    `compute`, `memory`, `overhead`; `last` is the time in the last (for attention, the longest) chunk."""
+    """One or more operators over all chunks of a pass. Seconds: `time` (the roofline, with overheads), its sides
+    `compute`, `memory` and `overhead`, and `last`, the time in the last (for attention, the longest) chunk. Besides,
+    `flops` [FLOP] and `needed_bytes` of weights and KV cache [bytes]."""
 
     time: Scalar
     compute: Scalar
     memory: Scalar
     overhead: Scalar
     last: Scalar
+    flops: Scalar
+    needed_bytes: Scalar
 
     def __add__(self, other: Timing) -> Timing:
-        return jax.tree.map(jnp.add, self, other)
+        return jax.tree.map(lambda mine, its: mine + its, self, other)
 
 
 def roofline(compute: Scalar, memory: Scalar, sharpness: Scalar | None, ops: Ops) -> Scalar:
@@ -54,49 +57,55 @@ def gemm_compute_time(gemm: Gemm, efficiency: Efficiency) -> Scalar:
     return gemm.present * 2 * gemm.copies * volume
 
 
-def operator_timing(operator: Operator, work: Pass, device: Device, efficiency: Efficiency, ops: Ops) -> Timing:
+def operator_timing(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Timing:
     """Time of one operator over all chunks of a pass (see `Timing`).
 
     e_m = m_max·bytes/(bytes + b0), so its time is (bytes + b0)/(m_max·BW).
     """
     if isinstance(operator, AttentionCore):
-        return attention_timing(operator, work, device, efficiency, ops)
-    half = operator.present * efficiency.memory_bytes_half
-    moved = traffic(operator, work, ops).total + half
+        return attention_timing(operator, plan, work, ops)
+    efficiency, bandwidth = plan.deployment.efficiency, plan.system.device.memory.bandwidth
+    moved = traffic(operator, work, ops)
+    total = moved.total + operator.present * efficiency.memory_bytes_half
     overhead = operator.present * efficiency.operator_time
     if isinstance(operator, Elementwise):
-        memory = moved / (efficiency.elementwise_memory * device.memory.bandwidth)
-        once = memory + overhead
-        compute = 0.0 * memory
+        memory = total / (efficiency.elementwise_memory * bandwidth)
+        compute, counted, time = 0.0, 0.0, memory + overhead
     else:
-        memory = moved / (efficiency.gemm_memory * device.memory.bandwidth)
-        compute = gemm_compute_time(operator, efficiency)
-        once = roofline(compute, memory, efficiency.sharpness, ops) + overhead
-    chunks = work.chunks
-    return Timing(once * chunks, compute * chunks, memory * chunks, overhead * chunks, once)
+        memory = total / (efficiency.gemm_memory * bandwidth)
+        compute, counted = gemm_compute_time(operator, efficiency), flops(operator, work, ops)
+        time = roofline(compute, memory, efficiency.sharpness, ops) + overhead
+    needed = moved.weights + moved.kv_cache
+    if work.decode:
+        return Timing(time, compute, memory, overhead, time, counted, needed)
+    n = work.chunks
+    return Timing(time * n, compute * n, memory * n, overhead * n, time, counted * n, needed * n)
 
 
-def attention_timing(core: AttentionCore, work: Pass, device: Device, efficiency: Efficiency, ops: Ops) -> Timing:
+def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> Timing:
     """Attention over the chunks of a pass. From chunk to chunk both sides of its roofline grow linearly until the
     window is full and stay constant after, so the sum of maxima has a closed form: a linear run, the one chunk in
     which the window fills, and a constant run."""
+    efficiency = plan.deployment.efficiency
     ceiling = efficiency.attention_decode_compute if work.decode else efficiency.attention_prefill_compute
     slope = 1 / (ceiling * core.peak)
-    inverse = 1 / (efficiency.attention_memory * device.memory.bandwidth)
+    inverse = 1 / (efficiency.attention_memory * plan.system.device.memory.bandwidth)
+    half = core.present * efficiency.memory_bytes_half
 
-    def sides(index: Scalar) -> tuple[Scalar, Scalar]:
+    def sides(index: Scalar) -> tuple[Scalar, Scalar, Scalar]:
         prior = work.prior + index * work.new_tokens
-        moved = attention_bytes(core, work, prior, ops).total + core.present * efficiency.memory_bytes_half
-        return attention_flops(core, work, prior, ops) * slope, moved * inverse
+        moved = attention_bytes(core, work, prior, ops)
+        compute = attention_flops(core, work, prior, ops) * slope
+        return compute, (moved.total + half) * inverse, moved.kv_cache
 
     def longer(left: Scalar, right: Scalar) -> Scalar:
         return roofline(left, right, efficiency.sharpness, ops)
 
     overhead = core.present * efficiency.operator_time
     if work.decode:
-        compute, memory = sides(0.0)
+        compute, memory, needed = sides(0.0)
         time = longer(compute, memory) + overhead
-        return Timing(time, compute, memory, overhead, time)
+        return Timing(time, compute, memory, overhead, time, compute / slope, needed)
 
     chunks, size = work.chunks, work.new_tokens
     growing = ops.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))
@@ -104,26 +113,28 @@ def attention_timing(core: AttentionCore, work: Pass, device: Device, efficiency
     straddling = ops.minimum(chunks - growing, 1.0)
     full = chunks - growing - straddling
 
-    compute_first, memory_first = sides(0.0 * chunks)
-    compute_next, memory_next = sides(ops.minimum(1.0, ops.at_least(growing - 1, 0.0)))
-    compute_fill, memory_fill = sides(growing)
-    compute_last, memory_last = sides(ops.at_least(chunks - 1, 0.0))
+    compute_first, memory_first, needed_first = sides(0.0)
+    compute_next, memory_next, _ = sides(ops.minimum(1.0, ops.at_least(growing - 1, 0.0)))
+    compute_fill, memory_fill, _ = sides(growing)
+    compute_last, memory_last, needed_last = sides(ops.at_least(chunks - 1, 0.0))
     triangle = growing * (growing - 1) / 2
     compute = growing * compute_first + triangle * (compute_next - compute_first)
     memory = growing * memory_first + triangle * (memory_next - memory_first)
     linear = _sum_of_maxima(compute_first, compute_next, memory_first, memory_next, growing)
-
     if not (isinstance(ops, Exact) and efficiency.sharpness is None):
         hard = jnp.maximum(compute, memory)
         linear = linear * longer(compute, memory) / jnp.maximum(hard, 1e-30)
     last = longer(compute_last, memory_last)
     time = linear + straddling * longer(compute_fill, memory_fill) + full * last
+    compute = compute + straddling * compute_fill + full * compute_last
     return Timing(
         time=time + overhead * chunks,
-        compute=compute + straddling * compute_fill + full * compute_last,
+        compute=compute,
         memory=memory + straddling * memory_fill + full * memory_last,
         overhead=overhead * chunks,
         last=last + overhead,
+        flops=compute / slope,
+        needed_bytes=chunks * (needed_first + needed_last) / 2,
     )
 
 
@@ -147,27 +158,14 @@ def overlapped(local: Scalar, other: Scalar, overlap: Scalar, ops: Ops) -> Scala
     return ops.maximum(local, other + (1 - overlap) * local)
 
 
-def table_timing(
-    table: dict[str, Operator], work: Pass, device: Device, efficiency: Efficiency, assembly: Assembly, ops: Ops
-) -> Timing:
+def table_timing(table: dict[str, Operator], plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> Timing:
     """A table's timing. `operator`: the sum over operators. `phase`: max(Σ compute, Σ memory) + Σ overhead."""
-    total = None
-    for operator in table.values():
-        timing = operator_timing(operator, work, device, efficiency, ops)
-        total = timing if total is None else total + timing
-    assert total is not None
-    if assembly == "phase":
-        bound = roofline(total.compute, total.memory, efficiency.sharpness, ops) + total.overhead
-        share = bound / jnp.maximum(total.time, 1e-30)
-        total = Timing(bound, total.compute, total.memory, total.overhead, total.last * share)
-    return total
-
-
-def table_flops(table: dict[str, Operator], work: Pass, ops: Ops) -> Scalar:
-    """FLOPs of a table over all chunks of a pass [FLOP]."""
-    return work.chunks * sum(flops(operator, work, ops) for operator in table.values())
-
-
-def table_bytes(table: dict[str, Operator], work: Pass, ops: Ops) -> Scalar:
-    """Bytes of a table over all chunks of a pass [bytes]."""
-    return work.chunks * sum(traffic(operator, work, ops).total for operator in table.values())
+    total, *others = [operator_timing(operator, plan, work, ops) for operator in table.values()]
+    for timing in others:
+        total = total + timing
+    if assembly == "operator":
+        return total
+    sharpness = plan.deployment.efficiency.sharpness
+    bound = roofline(total.compute, total.memory, sharpness, ops) + total.overhead
+    share = bound / jnp.maximum(total.time, 1e-30)
+    return eqx.tree_at(lambda t: (t.time, t.last), total, (bound, total.last * share))

@@ -6,12 +6,14 @@ kernels use."""
 from __future__ import annotations
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 
 from ..ops import Counting, Ops, Scalar
 from ..spec.deployment import Deployment, Parallelism, Precision
 from ..spec.model import Attention, FeedForward, LayerGroup, Model
-from ..spec.system import Memory
-from .shapes import attention_shape, kv_heads_on_rank, ranks_moe_tp
+from .plan import Plan
+from .shapes import attention_shape, kv_heads_on_rank
 
 
 class LayerParameters(eqx.Module):
@@ -145,7 +147,7 @@ def layer_weight_bytes(
     tp = layout.tp
     key_value = layer.key_value * kv_heads_on_rank(group.attention, tp, ops) / ops.at_least(group.attention.kv_heads, 1)
     attention = layer.attention / tp + key_value + layer.replicated
-    experts = group.feed_forward.experts * layer.expert / (layout.ep * ranks_moe_tp(layout))
+    experts = group.feed_forward.experts * layer.expert / layout.ranks
     return (
         attention * precision.attention.bytes
         + layer.feed_forward / tp * precision.feed_forward.bytes
@@ -192,7 +194,7 @@ def activation_bytes(
     Decode: rows·(4D + 2·Hkv·dk)·b_a + 4 B·rows·V/tp; a prefill chunk: rows·(2D + widest part)·b_a, the widest part the
     larger of (Hq + 2Hkv)·dk/tp, 3F/tp and k·(D + 3Fe)/moe_tp.
     """
-    hidden, tp, moe_tp = model.hidden_size, layout.tp, ranks_moe_tp(layout)
+    hidden, tp, moe_tp = model.hidden_size, layout.tp, layout.ranks / layout.ep
     kv, widest = 0.0, 0.0
     for group in model.groups:
         a, f = group.attention, group.feed_forward
@@ -219,49 +221,38 @@ class DeviceMemory(eqx.Module):
 
 
 def device_memory(
-    model: Model,
-    memory: Memory,
-    deployment: Deployment,
-    shares: tuple[tuple[Scalar, ...], ...],
-    tokens: Scalar,
-    sequences: Scalar,
-    activations: Scalar,
-    ops: Ops,
+    plan: Plan, shares: Scalar, stacked: LayerGroup, tokens: Scalar, sequences: Scalar, activations: Scalar, ops: Ops
 ) -> DeviceMemory:
     """What the fullest stage holds, and B_max = dpa·⌊(u·capacity − weights − activations − reserve)/KV a sequence⌋.
 
-    **Arguments:** `shares[g][c]`, layers of group g in candidate stage c (see `stage_shares`); `tokens` at the peak,
-    isl + osl; `sequences` a replica holds; `activations` [bytes]. `total` counts the whole batch, whether it fits or
-    not; `capacity` is the device's, of which the engine may fill its share u.
+    **Arguments:** `shares`, [groups, candidate stages] layers (see `stage_shares`); the model's groups `stacked`;
+    `tokens` at the peak, isl + osl; `sequences` a replica holds; `activations` [bytes]. `total` counts the whole batch,
+    whether it fits or not; `capacity` is the device's, of which the engine may fill its share u.
     """
+    model, deployment = plan.model, plan.deployment
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
-    candidates = range(len(shares[0]))
-    layer_weights = [layer_weight_bytes(group, model.hidden_size, layout, precision, ops) for group in model.groups]
-    layer_kv = [layer_kv_bytes(group, tokens, deployment, ops) for group in model.groups]
+    layer = jax.vmap(lambda group: layer_weight_bytes(group, model.hidden_size, layout, precision, ops))(stacked)
+    cache = jax.vmap(lambda group: layer_kv_bytes(group, tokens, deployment, ops))(stacked)
+    count = shares.shape[1]
     first, last = embedding_bytes(model, layout, precision), head_bytes(model, layout, precision, ops)
-    single = ops.minimum(layout.pp, 1.0) * (1 - ops.above(layout.pp, 1.5))
-    weights, cache = [], []
-    for c in candidates:
-        held = sum(share[c] * size for share, size in zip(shares, layer_weights, strict=True))
-        is_first, is_last = c == 0, c == len(shares[0]) - 1
-        held += first * (1.0 if is_first else single if is_last else 0.0)
-        held += last * (1.0 if is_last else single if is_first else 0.0)
-        weights.append(held)
-        cache.append(sum(share[c] * size for share, size in zip(shares, layer_kv, strict=True)))
-    usable = engine.memory_utilisation * memory.capacity - engine.reserve - activations
-    fits = [ops.at_least(usable - held, 0.0) / ops.at_least(kv, 1e-3) for held, kv in zip(weights, cache, strict=True)]
-    totals = [held + sequences * kv for held, kv in zip(weights, cache, strict=True)]
+    alone = 1 - ops.above(layout.pp, 1.5)
+    ends = jnp.stack([first + alone * last, *[0.0 * first] * (count - 2), last + alone * first])
+    held = ends + sum(shares[g] * layer[g] for g in range(len(model.groups)))
+    kv = sum(shares[g] * cache[g] for g in range(len(model.groups)))
+    usable = engine.memory_utilisation * plan.system.device.memory.capacity - engine.reserve - activations
+    candidates = range(count)
+    fits = ops.minimum(*[ops.at_least(usable - held[c], 0.0) / ops.at_least(kv[c], 1e-3) for c in candidates])
+    totals = [held[c] + sequences * kv[c] for c in candidates]
     total = ops.maximum(*totals)
-    fullest_weights = _of_largest(totals, weights, ops)
-    most = layout.attention_dp * ops.floor(ops.minimum(*fits))
+    weights = _of_largest(totals, [held[c] for c in candidates], ops)
     return DeviceMemory(
-        weights=fullest_weights,
-        kv_cache=total - fullest_weights,
+        weights=weights,
+        kv_cache=total - weights,
         activations=activations,
         reserve=engine.reserve,
         total=total + activations + engine.reserve,
-        capacity=memory.capacity,
-        max_batch=most,
+        capacity=plan.system.device.memory.capacity,
+        max_batch=layout.attention_dp * ops.floor(fits),
     )
 
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..constants import DTYPES
 from ..ops import Ops, Scalar
-from ..spec.deployment import Deployment, WeightFormat
-from ..spec.model import LayerGroup, Model
-from ..spec.system import Device
+from ..spec.model import LayerGroup
+from .plan import Arithmetic, Plan
 from .routing import slowest_rank_experts, slowest_rank_tokens
-from .shapes import AttentionShape, Pass, attention_shape, ranks_moe_tp
+from .shapes import AttentionShape, Pass
 
 
 class Gemm(eqx.Module):
@@ -58,48 +56,22 @@ class Elementwise(eqx.Module):
 Operator = Gemm | AttentionCore | Elementwise
 
 
-def select(values: tuple[Scalar, ...], dtype: Scalar) -> Scalar:
-    """The entry of a table by `DTYPES` for a (traced) type index."""
-    result = values[0]
-    for index in range(1, len(DTYPES)):
-        result = jnp.where(dtype == index, values[index], result)
-    return result
-
-
-class Arithmetic(eqx.Module):
-    """How a class of weights is computed on a device: stored width, width of the GEMM's input, peak [FLOP/s]."""
-
-    weight_width: Scalar
-    input_width: Scalar
-    peak: Scalar
-
-
-def arithmetic(form: WeightFormat, device: Device) -> Arithmetic:
-    """The peak is that of the slower of weight and activation type; a type that the device lacks runs at the next
-    wider one with activations of that width."""
-    return Arithmetic(form.bytes, select(device.activation_bytes, form.dtype), select(device.peak, form.dtype))
-
-
-def layer_table(
-    group: LayerGroup, model: Model, device: Device, deployment: Deployment, work: Pass, ops: Ops
-) -> dict[str, Operator]:
+def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass, ops: Ops) -> dict[str, Operator]:
     """The operators of one layer of a group for one pass, by name, in execution order.
 
-    **Arguments:** the layer `group`, its `model`, the `device`, the `deployment`, the pass `work` (see `Pass`).
+    **Arguments:** the layer `group`, its attention's `shape` on a rank, the `plan`, the pass `work` (see `Pass`).
 
     **Returns:** a dict with the same keys for every model; what a layer lacks has `present` 0.
     """
-    layout, precision = deployment.parallelism, deployment.precision
+    layout, precision = plan.deployment.parallelism, plan.deployment.precision
     attention, feed_forward = group.attention, group.feed_forward
-    hidden, rows, width = model.hidden_size, work.rows, precision.activations
-    tp, moe_tp = layout.tp, ranks_moe_tp(layout)
-    shape = attention_shape(attention, hidden, tp, work.decode, ops)
-    at, ff = arithmetic(precision.attention, device), arithmetic(precision.feed_forward, device)
-    shared, routed = arithmetic(precision.shared_experts, device), arithmetic(precision.routed_experts, device)
-    router = arithmetic(precision.router, device)
-    attention_peak = select(device.peak, jnp.asarray(DTYPES.index("bf16"), jnp.int32))
+    hidden, rows, width = plan.model.hidden_size, work.rows, precision.activations
+    tp, moe_tp = layout.tp, plan.moe_tp
+    at, ff, shared, routed = plan.attention, plan.feed_forward, plan.shared_experts, plan.routed_experts
 
-    def gemm(m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, copies: Scalar = 1.0, present: Scalar = None) -> Gemm:
+    def gemm(
+        m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, copies: Scalar = 1.0, present: Scalar | None = None
+    ) -> Gemm:
         if present is None:
             present = jnp.minimum(n * k, 1.0)
         return Gemm(present, copies, m, n, k, how.weight_width, how.input_width, width, how.peak)
@@ -107,12 +79,9 @@ def layer_table(
     # MLA's kv_b product runs once a decoded row (absorbed) but for every visible token of a prefill chunk (expanded).
     up_rows = rows if work.decode else work.sequences * work.mean_context
     has_experts = jnp.minimum(feed_forward.experts, 1.0)
-    load = slowest_rank_tokens(
-        work.group_tokens, feed_forward.experts, feed_forward.experts_per_token, layout.ep, ops
-    )
-    active = slowest_rank_experts(
-        work.group_tokens, feed_forward.experts, feed_forward.experts_per_token, layout.ep, ops
-    )
+    chosen, experts = feed_forward.experts_per_token, feed_forward.experts
+    load = slowest_rank_tokens(work.group_tokens, experts, chosen, layout.ep, plan.score)
+    active = slowest_rank_experts(work.group_tokens, experts, chosen, layout.ep, plan.score)
     expert_rows = load / jnp.maximum(active, 1e-6)
     gates = 1 + feed_forward.gated
     expert_width = feed_forward.expert_width / moe_tp
@@ -153,11 +122,11 @@ def layer_table(
             precision.kv_cache,
             width,
             layout.cp,
-            deployment.engine.causal_work,
-            attention_peak,
+            plan.deployment.engine.causal_work,
+            plan.core_peak,
         ),
         "output projection": gemm(rows, attention.present * hidden, shape.out_k, at),
-        "router": gemm(rows, feed_forward.experts, hidden, router),
+        "router": gemm(rows, experts, hidden, plan.router),
         "expert gate, up": gemm(expert_rows, gates * expert_width, hidden, routed, active, has_experts),
         "expert down": gemm(expert_rows, hidden, expert_width, routed, active, has_experts),
         "shared gate, up": gemm(rows, gates * shared_width, hidden, shared, 1.0, has_shared),
@@ -173,29 +142,19 @@ def _quantise(input_width: Scalar, width: Scalar) -> Scalar:
     return jnp.where(input_width < width, width + input_width, 0.0)
 
 
-def embedding_table(model: Model, deployment: Deployment, work: Pass) -> dict[str, Operator]:
+def embedding_table(plan: Plan, work: Pass) -> dict[str, Operator]:
     """The embedding gather of a pass on one rank: rows·D read and written, never the whole table."""
-    precision = deployment.precision
-    moved = work.rows * model.hidden_size * (precision.embedding.bytes + precision.activations)
+    precision = plan.deployment.precision
+    moved = work.rows * plan.model.hidden_size * (precision.embedding.bytes + precision.activations)
     return {"embedding": Elementwise(1.0, moved)}
 
 
-def head_table(model: Model, device: Device, deployment: Deployment, work: Pass) -> dict[str, Operator]:
+def head_table(plan: Plan, work: Pass) -> dict[str, Operator]:
     """The LM head and sampling on one rank, for the rows that need logits; 4 passes over fp32 logits to sample."""
-    precision, tp = deployment.precision, deployment.parallelism.tp
-    how = arithmetic(precision.lm_head, device)
-    vocabulary, rows = model.vocabulary_size, work.logit_rows
+    tp, how = plan.deployment.parallelism.tp, plan.lm_head
+    vocabulary, rows, width = plan.model.vocabulary_size, work.logit_rows, plan.deployment.precision.activations
+    columns, depth = vocabulary / tp, plan.model.hidden_size
     return {
-        "lm head": Gemm(
-            1.0,
-            1.0,
-            rows,
-            vocabulary / tp,
-            model.hidden_size,
-            how.weight_width,
-            how.input_width,
-            precision.activations,
-            how.peak,
-        ),
+        "lm head": Gemm(1.0, 1.0, rows, columns, depth, how.weight_width, how.input_width, width, how.peak),
         "sampling": Elementwise(1.0, 4.0 * vocabulary * 4.0 * rows),
     }

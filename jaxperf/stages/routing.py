@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from ..ops import Ops, Scalar
+from ..ops import Scalar
 
 
 def active_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar) -> Scalar:
@@ -25,22 +25,25 @@ def _woken(share: Scalar, tokens: Scalar) -> Scalar:
     return -jnp.expm1(tokens * jnp.log1p(-jnp.minimum(share, 0.999999)))
 
 
-def expected_maximum(mean: Scalar, variance: Scalar, skewness: Scalar, ranks: Scalar) -> Scalar:
-    r"""Expected maximum of `ranks` like variables, from their first three moments.
+def normal_score(ranks: Scalar) -> Scalar:
+    """Expected maximum of n standard normals: Φ⁻¹((n − 0.375)/(n + 0.25)) (Blom 1958), 0 for one."""
+    return ndtri((ranks - 0.375) / (ranks + 0.25))
 
-    Blom's normal score z = Φ⁻¹((n − 0.375)/(n + 0.25)), then Cornish–Fisher for the skew of counts:
-    μ + σ·(z + (z² − 1)γ/6 − (2z³ − 5z)γ²/36 + (z³ − 3z)κ/24), κ = γ² for Poisson-like counts.
-    One rank gives the mean. Sources: Blom 1958; Cornish & Fisher 1938.
+
+def expected_maximum(mean: Scalar, variance: Scalar, skewness: Scalar, score: Scalar) -> Scalar:
+    r"""Expected maximum of several like variables, from three moments and the normal score z of their number.
+
+    Cornish–Fisher for the skew of counts: μ + σ·(z + (z² − 1)γ/6 − (2z³ − 5z)γ²/36 + (z³ − 3z)κ/24), with κ = γ² as for
+    Poisson-like counts. One variable (z = 0) gives the mean. Source: Cornish & Fisher 1938.
     """
-    z = ndtri((ranks - 0.375) / (ranks + 0.25))
-    square = skewness * skewness
-    shifted = z + (z * z - 1) * skewness / 6 - (2 * z**3 - 5 * z) * square / 36 + (z**3 - 3 * z) * square / 24
-    spread = jnp.sqrt(jnp.maximum(variance, 1e-12))
-    several = jnp.minimum(ranks - 1.0, 1.0)
-    return mean + several * spread * jnp.maximum(shifted, 0.0)
+    z, square = score, skewness * skewness
+    cube = z * z * z
+    shifted = z + (z * z - 1) * skewness / 6 - (2 * cube - 5 * z) * square / 36 + (cube - 3 * z) * square / 24
+    several = jnp.minimum(z * 1e3, 1.0)
+    return mean + several * jnp.sqrt(jnp.maximum(variance, 1e-12)) * jnp.maximum(shifted, 0.0)
 
 
-def slowest_rank_tokens(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, ops: Ops) -> Scalar:
+def slowest_rank_tokens(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar) -> Scalar:
     """Expected token-expert pairs on the fullest of `ep` ranks [pairs], against the mean T·k/ep.
 
     Reference: Σ_{x≥0} 1 − F_bin(x; T·k, 1/ep)^ep; with one expert a rank Bin(T, k/E), as a token does not pick an
@@ -54,13 +57,13 @@ def slowest_rank_tokens(tokens: Scalar, experts: Scalar, experts_per_token: Scal
     finite = (experts - experts_per_token) / jnp.maximum(experts - 1.0, 1.0)
     variance = mean * (1 - chance) * jnp.clip(finite, 0.0, 1.0)
     skewness = (1 - 2 * chance) / jnp.sqrt(jnp.maximum(mean * (1 - chance), 1e-6))
-    estimate = expected_maximum(mean, variance, jnp.clip(skewness, 0.0, 1.5), ep)
+    estimate = expected_maximum(mean, variance, jnp.clip(skewness, 0.0, 1.5), score)
     most = tokens * jnp.minimum(experts_per_token, local)
     least = jnp.maximum(mean, jnp.minimum(1.0, pairs))
     return jnp.clip(estimate, least, jnp.maximum(most, least))
 
 
-def slowest_rank_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, ops: Ops) -> Scalar:
+def slowest_rank_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar) -> Scalar:
     """Expected distinct experts that the busiest of `ep` ranks must read [experts].
 
     Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T. Between the mean and E/ep.
@@ -70,7 +73,7 @@ def slowest_rank_experts(tokens: Scalar, experts: Scalar, experts_per_token: Sca
     mean = local * share
     variance = mean * (1 - share)
     skewness = (1 - 2 * share) / jnp.sqrt(jnp.maximum(variance, 1e-6))
-    estimate = expected_maximum(mean, variance, jnp.clip(skewness, -1.5, 1.5), ep)
+    estimate = expected_maximum(mean, variance, jnp.clip(skewness, -1.5, 1.5), score)
     least = jnp.maximum(mean, jnp.minimum(jnp.minimum(1.0, local), tokens * experts_per_token))
     return jnp.clip(estimate, least, jnp.maximum(local, least))
 

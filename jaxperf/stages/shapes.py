@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from ..ops import EXACT, Counting, Ops, Scalar
-from ..spec.deployment import Parallelism
-from ..spec.model import Attention
+from ..ops import EXACT, Ops, Scalar
+from ..spec.model import Attention, LayerGroup
 
 
 class Pass(eqx.Module):
@@ -114,41 +114,38 @@ def visible_pairs(new_tokens: Scalar, prior: Scalar, window: Scalar, causal_work
     return pairs + (2 * causal_work - 1) * new_tokens * (new_tokens - 1) / 2
 
 
-def stage_shares(count: Scalar, first: Scalar, period: Scalar, run: Scalar, layers: Scalar, pp: Scalar, ops: Ops) -> tuple:
-    """Layers of one group in each candidate for the slowest pipeline stage [layers], six scalars.
+CANDIDATES = 6
+"""Pipeline stages among which the slowest and the fullest are sought (see `stage_shares`)."""
+
+
+def stage_shares(group: LayerGroup, layers: Scalar, pp: Scalar, ops: Ops) -> Scalar:
+    """Layers of one group in each of the `CANDIDATES` for the slowest pipeline stage, [CANDIDATES] [layers].
 
     Stages are contiguous; the first L mod pp hold one layer more. The candidates are the first two stages of each
-    size and the last of each: every stage that can be the extreme when groups are a prefix or alternate. Relaxed
-    degrees take the gradient of count/pp.
+    size and the last of each, the first and the last stage among them: every stage that can be the extreme when groups
+    are a prefix or alternate. Relaxed degrees keep these values and take the gradient of count/pp.
     """
-    hard = ops if isinstance(ops, Counting) else EXACT
-    base = hard.floor_divide(layers, pp)
+    base = EXACT.floor_divide(layers, pp)
     extra = layers - base * pp
-    even = count / pp
+    last = pp - 1
+    stage = jnp.stack(
+        [
+            0.0 * pp,
+            jnp.minimum(last, 1.0),
+            jnp.maximum(extra - 1, 0.0),
+            jnp.minimum(extra, last),
+            jnp.minimum(extra + 1, last),
+            last,
+        ]
+    )
 
     def below(layer: Scalar) -> Scalar:
         """Layers of the group among the first `layer` layers."""
-        offset = hard.at_least(layer - first, 0)
-        full = hard.floor_divide(offset, period)
-        return hard.minimum(full * run + hard.minimum(offset - full * period, run), count)
+        offset = jnp.maximum(layer - group.first, 0.0)
+        full = EXACT.floor_divide(offset, group.period)
+        within = jnp.minimum(offset - full * group.period, group.run)
+        return jnp.minimum(full * group.run + within, group.count)
 
-    def share(stage: Scalar) -> Scalar:
-        start = stage * base + hard.minimum(stage, extra)
-        size = base + hard.above(extra, stage)
-        return ops.straight_through(below(start + size) - below(start), even)
-
-    last = pp - 1
-    stages = (
-        0 * pp,
-        hard.minimum(last, 1),
-        hard.at_least(extra - 1, 0),
-        hard.minimum(extra, last),
-        hard.minimum(extra + 1, last),
-        last,
-    )
-    return tuple(share(stage) for stage in stages)
-
-
-def ranks_moe_tp(parallelism: Parallelism) -> Scalar:
-    """Tensor parallelism inside an expert: (tp·cp·attention_dp)/ep."""
-    return parallelism.ranks / parallelism.ep
+    start = stage * base + jnp.minimum(stage, extra)
+    size = base + EXACT.above(extra, stage)
+    return ops.straight_through(below(start + size) - below(start), group.count / pp)
