@@ -161,5 +161,16 @@ class Counting:
 
 Ops = Exact | Smooth | Counting
 
+
+def settle(value: Scalar, alive: Scalar) -> Scalar:
+    """The same value, computed once at its own shape.
+
+    Under nested vmaps a quantity that does not depend on the inner axes is small; left alone, XLA would fuse its whole
+    computation into every element of the large result that uses it. A branch on `alive`, a traced number that is
+    always above 0 and never vmapped, is a wall that fusion does not cross (an optimisation barrier is none on CPU).
+    """
+    return jax.lax.cond(alive > 0, lambda v: v, jnp.zeros_like, value)
+
+
 EXACT = Exact()
 """The one instance that everything uses unless told otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, settle
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -99,9 +99,10 @@ def evaluate(
     prefill, loaded = prefill_times(plan, workload.isl, prompts, stacked, shares, assembly, ops)
 
     steps = workload.osl - 1
-    ttft, tpot = prefill.time, decode.time
-    rounds = ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0)
-    lifetime = rounds * loaded.time + steps * tpot
+    alive = model.vocabulary_size
+    ttft, tpot, loaded_time = (settle(phase.time, alive) for phase in (prefill, decode, loaded))
+    rounds = settle(ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0), alive)
+    lifetime = rounds * loaded_time + steps * tpot
     requests = layout.replicas * workload.batch / lifetime
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
@@ -190,7 +191,12 @@ def _reason(
         ttft > workload.slo.ttft,
         tpot > workload.slo.tpot,
     )
+    layout_checks, run_checks = checks[:5], checks[5:]
     reason = jnp.zeros_like(ttft)
-    for number in range(len(checks), 0, -1):
-        reason = jnp.where(checks[number - 1], float(number), reason)
-    return reason
+    for number in range(len(run_checks), 0, -1):
+        reason = jnp.where(run_checks[number - 1], float(number + len(layout_checks)), reason)
+    layout_reason = jnp.zeros_like(layout.tp)
+    for number in range(len(layout_checks), 0, -1):
+        layout_reason = jnp.where(layout_checks[number - 1], float(number), layout_reason)
+    layout_reason = settle(layout_reason, model.vocabulary_size)
+    return jnp.where(layout_reason > 0, layout_reason, reason)

@@ -88,7 +88,8 @@ class Efficiency(eqx.Module):
     """From datasheet to measured. Shares lie in (0, 1], times are ≥ 0, so no prediction beats the physical bound.
 
     `gemm_compute` is e_c's ceiling, `gemm_*_half` the rows, columns and depth at which half of it is reached;
-    `memory_bytes_half` the bytes at which half of a bandwidth share is reached; `operator_time` t_0 [s];
+    `memory_bytes_half` the bytes at which half of a bandwidth share is reached; `operator_time` t_0 [s], to which
+    `attention_time` adds for an attention core [s] (splits, reductions: several kernels);
     collectives have their latency scaled up and their bandwidth scaled down; `host_*` in seconds a step, a sequence, a
     new token. `sharpness` p of the roofline's p-norm, None for the true maximum. None for `gemm_memory`,
     `attention_memory`, `elementwise_memory` is not allowed: the ideal is 1 of the memory's own sustained share.
@@ -110,6 +111,7 @@ class Efficiency(eqx.Module):
     host_step_time: Scalar
     host_sequence_time: Scalar
     host_token_time: Scalar
+    attention_time: Scalar = 0.0
     sharpness: Scalar | None = None
 
 

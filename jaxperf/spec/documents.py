@@ -278,6 +278,7 @@ EFFICIENCY_FIELDS = {
     "elementwise_memory": _SHARE,
     "memory_bytes_half": Number(low=0, high=1e12, unit="bytes at half of the bandwidth"),
     "operator_us": Number(low=0, high=1e6, unit="microseconds an operator"),
+    "attention_us": Number(low=0, high=1e6, unit="microseconds an attention core, besides", default=0.0),
     "collective_latency_scale": Number(low=1, high=1e4),
     "collective_bandwidth": _SHARE,
     "host_step_us": Number(low=0, high=1e7, unit="microseconds a step"),

@@ -41,7 +41,8 @@ def layer_communication(
     attention, feed_forward, links = group.attention, group.feed_forward, plan.links
     hidden, width = plan.model.hidden_size, precision.activations
 
-    row_bytes = work.rows * hidden * width
+    row_elements = work.rows * hidden
+    row_bytes = row_elements * width
     over_tp = 2 * links.tp.time(row_bytes)
     has_experts = ops.minimum(feed_forward.experts, 1.0)
     has_dense = ops.minimum(feed_forward.width, 1.0)
@@ -52,10 +53,11 @@ def layer_communication(
     gathered = work.group_tokens * hidden
     by_gather = links.ranks.time(gathered * dispatch_width) + links.ranks.time(gathered * width)
     copies = distinct_ranks(feed_forward.experts, feed_forward.experts_per_token, layout.ep)
-    sent = gathered / layout.ranks * copies
+    # A replica's rows stand on its tp ranks (in decode on its cp ranks, too); each sends its share of them.
+    sent = row_elements / (layout.tp * (layout.cp if work.decode else 1.0)) * copies
     by_exchange = links.exchange.time(sent * dispatch_width) + links.exchange.time(sent * width)
     split = ops.above(plan.moe_tp, 1.5)
-    exchanged = ops.cheapest(by_gather, by_exchange * (1 + 1e9 * split)) + has_shared * over_tp
+    exchanged = ops.cheapest(by_gather, by_exchange + split * by_gather) + has_shared * over_tp
     spread = ops.above(layout.attention_dp, 1.5)
     if not work.decode:
         spread = 1 - (1 - spread) * (1 - ops.above(layout.cp, 1.5))

@@ -21,6 +21,10 @@ from .traffic import attention_bytes, traffic
 
 Assembly = Literal["operator", "phase"]
 
+_SHORT = 1e-15  # seconds, below every time; its square, which a gradient divides by, is above 0 in float32
+
+_SHORTEST = 1e-18  # below every time [s]; its square, which a quotient's gradient divides by, is still a float32
+
 
 class Timing(eqx.Module):
     """One or more operators over all chunks of a pass. Seconds: `time` (the roofline, with overheads), its sides
@@ -101,14 +105,14 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     def longer(left: Scalar, right: Scalar) -> Scalar:
         return roofline(left, right, efficiency.sharpness, ops)
 
-    overhead = core.present * efficiency.operator_time
+    overhead = core.present * (efficiency.operator_time + efficiency.attention_time)
     if work.decode:
         compute, memory, needed = sides(0.0)
         time = longer(compute, memory) + overhead
         return Timing(time, compute, memory, overhead, time, compute / slope, needed)
 
     chunks, size = work.chunks, work.new_tokens
-    growing = ops.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))
+    growing = jnp.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))  # infinite without a window
     growing = jax.lax.stop_gradient(ops.minimum(ops.at_least(growing, 0.0), chunks))
     straddling = ops.minimum(chunks - growing, 1.0)
     full = chunks - growing - straddling
@@ -123,7 +127,7 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     linear = _sum_of_maxima(compute_first, compute_next, memory_first, memory_next, growing)
     if not (isinstance(ops, Exact) and efficiency.sharpness is None):
         hard = jnp.maximum(compute, memory)
-        linear = linear * longer(compute, memory) / jnp.maximum(hard, 1e-30)
+        linear = linear * longer(compute, memory) / jnp.maximum(hard, _SHORTEST)
     last = longer(compute_last, memory_last)
     time = linear + straddling * longer(compute_fill, memory_fill) + full * last
     compute = compute + straddling * compute_fill + full * compute_last
@@ -167,5 +171,5 @@ def table_timing(table: dict[str, Operator], plan: Plan, work: Pass, assembly: A
         return total
     sharpness = plan.deployment.efficiency.sharpness
     bound = roofline(total.compute, total.memory, sharpness, ops) + total.overhead
-    share = bound / jnp.maximum(total.time, 1e-30)
+    share = bound / jnp.maximum(total.time, _SHORTEST)
     return eqx.tree_at(lambda t: (t.time, t.last), total, (bound, total.last * share))

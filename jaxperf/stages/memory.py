@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Counting, Ops, Scalar
+from ..ops import Counting, Ops, Scalar, settle
 from ..spec.deployment import Deployment, Parallelism, Precision
 from ..spec.model import Attention, FeedForward, LayerGroup, Model
 from .plan import Plan
@@ -205,7 +205,8 @@ def activation_bytes(
     logits = 4.0 * model.vocabulary_size / tp
     decode = decode_rows * ((4 * hidden + kv) * precision.activations + logits)
     prefill = prefill_rows * (2 * hidden + widest) * precision.activations + logits
-    return ops.maximum(decode, prefill)
+    alive = model.vocabulary_size
+    return ops.maximum(settle(decode, alive), settle(prefill, alive))
 
 
 class DeviceMemory(eqx.Module):
@@ -243,7 +244,7 @@ def device_memory(
     candidates = range(count)
     fits = ops.minimum(*[ops.at_least(usable - held[c], 0.0) / ops.at_least(kv[c], 1e-3) for c in candidates])
     totals = [held[c] + sequences * kv[c] for c in candidates]
-    total = ops.maximum(*totals)
+    total = settle(ops.maximum(*totals), model.vocabulary_size)
     weights = _of_largest(totals, [held[c] for c in candidates], ops)
     return DeviceMemory(
         weights=weights,

@@ -43,30 +43,53 @@ def expected_maximum(mean: Scalar, variance: Scalar, skewness: Scalar, score: Sc
     return mean + several * jnp.sqrt(jnp.maximum(variance, 1e-12)) * jnp.maximum(shifted, 0.0)
 
 
-def slowest_rank_tokens(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar) -> Scalar:
+def first_counts(trials: Scalar, chance: Scalar, ranks: Scalar) -> Scalar:
+    r"""The first four terms of an expected maximum of binomial counts: \(\sum_{x=0}^{3} 1 - F(x; n, p)^{G}\).
+
+    The whole sum where no count exceeds 4, nearly all of it where the maximum is below 3. F^G = exp(−G·(−ln(1 − S)))
+    with the tail S = 1 − F and its Padé form −ln(1 − S) ≈ S(6 − S)/(6 − 4S): one exponential a term.
+    """
+    odds = chance / jnp.maximum(1 - chance, 1e-6)
+    mass = jnp.exp(trials * jnp.log1p(-jnp.minimum(chance, 0.999999)))
+    below, total = mass, 0.0
+    for count in range(4):
+        tail = jnp.maximum(1 - below, 0.0)
+        total = total + 1 - jnp.exp(-ranks * tail * (6 - tail) / (6 - 4 * tail))
+        mass = mass * odds * jnp.maximum(trials - count, 0.0) / (count + 1)
+        below = below + mass
+    return total
+
+
+def slowest_rank_tokens(
+    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar
+) -> Scalar:
     """Expected token-expert pairs on the fullest of `ep` ranks [pairs], against the mean T·k/ep.
 
     Reference: Σ_{x≥0} 1 − F_bin(x; T·k, 1/ep)^ep; with one expert a rank Bin(T, k/E), as a token does not pick an
-    expert twice. Clipped to what is possible: at least the mean and one pair, at most T·min(k, E/ep).
+    expert twice. Three moments, and the sum's first terms where it is small: within 2 % of the sum. Clipped to what is
+    possible: at least the mean and one pair, at most T·min(k, E/ep).
     """
     pairs = tokens * experts_per_token
     mean = pairs / ep
-    # A token's k picks are distinct, so a rank's count is a sum over tokens of hypergeometric draws.
     local = experts / jnp.maximum(ep, 1.0)
-    chance = jnp.minimum(local / jnp.maximum(experts, 1.0), 1.0)
-    finite = (experts - experts_per_token) / jnp.maximum(experts - 1.0, 1.0)
-    variance = mean * (1 - chance) * jnp.clip(finite, 0.0, 1.0)
-    skewness = (1 - 2 * chance) / jnp.sqrt(jnp.maximum(mean * (1 - chance), 1e-6))
+    chance = (1 + (experts_per_token - 1) * jnp.clip(2 - local, 0.0, 1.0) * jnp.minimum(experts, 1.0)) / ep
+    variance = mean * jnp.maximum(1 - chance, 0.0)
+    skewness = (1 - 2 * chance) / jnp.sqrt(jnp.maximum(variance, 1e-6))
     estimate = expected_maximum(mean, variance, jnp.clip(skewness, 0.0, 1.5), score)
+    few = jnp.clip(3.5 - estimate, 0.0, 1.0) * jnp.clip(ep - 1, 0.0, 1.0)
+    estimate = estimate + few * (first_counts(mean / chance, chance, ep) - estimate)
     most = tokens * jnp.minimum(experts_per_token, local)
     least = jnp.maximum(mean, jnp.minimum(1.0, pairs))
     return jnp.clip(estimate, least, jnp.maximum(most, least))
 
 
-def slowest_rank_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar) -> Scalar:
+def slowest_rank_experts(
+    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar
+) -> Scalar:
     """Expected distinct experts that the busiest of `ep` ranks must read [experts].
 
-    Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T. Between the mean and E/ep.
+    Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T. Exact where a rank holds at most 4 experts,
+    three moments else: within 3 % of the sum. Between the mean and E/ep.
     """
     local = experts / jnp.maximum(ep, 1.0)
     share = _woken(experts_per_token / jnp.maximum(experts, 1.0), tokens)
@@ -74,6 +97,8 @@ def slowest_rank_experts(tokens: Scalar, experts: Scalar, experts_per_token: Sca
     variance = mean * (1 - share)
     skewness = (1 - 2 * share) / jnp.sqrt(jnp.maximum(variance, 1e-6))
     estimate = expected_maximum(mean, variance, jnp.clip(skewness, -1.5, 1.5), score)
+    few = jnp.clip(jnp.maximum(3 - estimate, 5 - local), 0.0, 1.0) * jnp.clip(ep - 1, 0.0, 1.0)
+    estimate = estimate + few * (first_counts(local, share, ep) - estimate)
     least = jnp.maximum(mean, jnp.minimum(jnp.minimum(1.0, local), tokens * experts_per_token))
     return jnp.clip(estimate, least, jnp.maximum(local, least))
 

@@ -1,0 +1,128 @@
+"""Measurements as arrays: rows that `evaluate` is mapped over, padded so that few shapes are compiled."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..phases.end_to_end import evaluate
+from ..spec.deployment import (
+    Deployment,
+    Efficiency,
+    Engine,
+    Parallelism,
+    Precision,
+    build_engine,
+    build_precision,
+    precision_document,
+)
+from ..spec.library import find
+from ..spec.model import Model, as_arrays, build_model
+from ..spec.system import System, build_system
+from ..spec.workload import Workload
+from .measurements import METRICS, Measurement
+
+LEAST_ROWS = 128
+"""Rows are padded to this number times a power of two."""
+
+
+class Row(eqx.Module):
+    """One measurement: what to evaluate, the index of its metric, log seconds, weight (0 = padding)."""
+
+    model: Model
+    system: System
+    parallelism: Parallelism
+    precision: Precision
+    engine: Engine
+    workload: Workload
+    metric: Any
+    log_value: Any
+    weight: Any
+
+
+@functools.lru_cache(maxsize=256)
+def _model(name: str) -> Any:
+    return build_model(find("model", name).document)
+
+
+@functools.lru_cache(maxsize=256)
+def _system(name: str) -> Any:
+    return build_system(find("system", name).document)
+
+
+@functools.lru_cache(maxsize=1024)
+def _precision(model: str, weights: str | None, kv: str | None) -> Any:
+    return build_precision(precision_document(find("model", model).document["precision"], weights, kv))
+
+
+@functools.lru_cache(maxsize=1024)
+def _engine(name: str | None, chunk: int | None) -> Any:
+    return build_engine(None if name is None else find("engine", name).document, chunk)
+
+
+def _row(measured: Measurement) -> Row:
+    prompts = measured.batch if measured.prefill_batch is None else measured.prefill_batch
+    return Row(
+        model=_model(measured.model),
+        system=_system(measured.system),
+        parallelism=Parallelism(measured.tp, measured.pp, measured.ep, measured.cp, measured.attention_dp),
+        precision=_precision(measured.model, measured.weights, measured.kv),
+        engine=_engine(measured.engine, measured.chunk),
+        workload=Workload(measured.isl, measured.osl, measured.batch, prompts),
+        metric=np.asarray(list(METRICS).index(measured.metric), np.int32),
+        log_value=math.log(measured.value),
+        weight=1.0,
+    )
+
+
+def distinct(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """One row for all repeats of a configuration, output length and metric: their geometric mean. So a configuration
+    that was measured often does not count more."""
+    repeats: dict[tuple, list[Measurement]] = {}
+    for measured in measurements:
+        key = (replace(measured, value=1.0, line=0),)
+        repeats.setdefault(key, []).append(measured)
+    return [
+        replace(same[0], value=math.exp(sum(math.log(m.value) for m in same) / len(same))) for same in repeats.values()
+    ]
+
+
+def stack(measurements: Sequence[Measurement]) -> Row:
+    """Rows with a leading axis, padded with copies of weight 0."""
+    rows = [_row(measured) for measured in measurements]
+    size = LEAST_ROWS * 2 ** max(0, math.ceil(math.log2(len(rows) / LEAST_ROWS)))
+    rows += [eqx.tree_at(lambda row: row.weight, rows[0], 0.0)] * (size - len(rows))
+
+    def together(*leaves: Any) -> Any:
+        values = np.asarray(leaves)
+        return jnp.asarray(values) if values.dtype == np.int32 else as_arrays(values)
+
+    host = [jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, row) for row in rows]
+    return jax.tree.map(together, *host)
+
+
+def row_time(row: Row, efficiency: Efficiency) -> Any:
+    """Predicted seconds of one row's metric."""
+    deployment = Deployment(row.parallelism, row.precision, row.engine, efficiency)
+    metrics = evaluate(row.model, row.system, deployment, row.workload)
+    times = [getattr(metrics, field) for field in METRICS.values()]
+    return jnp.select([row.metric == index for index in range(len(times))], times)
+
+
+@eqx.filter_jit
+def _times(rows: Row, efficiency: Efficiency) -> Any:
+    return jax.vmap(lambda row: row_time(row, efficiency))(rows)
+
+
+def predicted_times(measurements: Sequence[Measurement], efficiency: Efficiency) -> np.ndarray:
+    """Predicted seconds of every measurement at one efficiency (plain numbers or arrays), in float64."""
+    with jax.enable_x64(True):
+        return np.asarray(_times(stack(measurements), as_arrays(efficiency)))[: len(measurements)]

@@ -1,0 +1,76 @@
+"""Does a layout suit the model and the system? Checked on the host, so that the error names what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from ..errors import InputError
+from ..spec.library import Spec
+
+
+def divisors(*numbers: int) -> list[int]:
+    """The common divisors of whole numbers above 0, ascending."""
+    common = math.gcd(*numbers)
+    return [value for value in range(1, common + 1) if common % value == 0]
+
+
+def choices(wanted: float, allowed: Iterable[int], most: int = 12) -> str:
+    """`choose one of 1, 2, 4`: the allowed values, of many those nearest to the one wanted."""
+    values = sorted(set(allowed))
+    if len(values) > most:
+        nearest_values = sorted(values, key=lambda value: abs(math.log(value / wanted)))[:most]
+        values = sorted(nearest_values)
+    return f"choose {values[0]}" if len(values) == 1 else "choose one of " + ", ".join(map(str, values))
+
+
+def query_heads(model: Spec) -> list[int]:
+    """The heads that tensor parallelism splits, of every kind of layer of the model that has attention."""
+    heads = []
+    for group in model.document["layer_groups"]:
+        attention = group["attention"]
+        if attention["kind"] == "linear":
+            heads.append(attention["state_value_heads"])
+        elif attention["kind"] != "none":
+            heads.append(attention["query_heads"])
+    return sorted(set(heads))
+
+
+def expert_counts(model: Spec) -> list[int]:
+    """The routed experts of every kind of layer of the model that has some."""
+    return sorted({group["feed_forward"]["experts"] for group in model.document["layer_groups"]} - {0})
+
+
+def check_layout(model: Spec, system: Spec, layout: dict[str, int]) -> None:
+    """Check parallel degrees against a model and a system.
+
+    **Arguments:** `layout`, whole numbers from 1 for tp, pp, ep, cp, attention_dp and replicas (absent ones are 1).
+
+    **Raises** `InputError` that names the degree, what it clashes with, and the values that would do.
+    """
+    tp, pp, ep, cp, data, replicas = (layout.get(n, 1) for n in ("tp", "pp", "ep", "cp", "attention_dp", "replicas"))
+    heads, experts = query_heads(model), expert_counts(model)
+    for count in heads:
+        if count % tp:
+            raise InputError(
+                f"tp: {tp} does not divide the {count} query heads of {model.name}; {choices(tp, divisors(*heads))}"
+            )
+    ranks = tp * cp * data
+    if ep > 1 and not experts:
+        raise InputError(f"ep: {ep} needs experts, but {model.name} has none; choose 1")
+    for count in experts:
+        if count % ep:
+            allowed = divisors(*experts, ranks)
+            raise InputError(f"ep: {ep} does not divide the {count} experts of {model.name}; {choices(ep, allowed)}")
+    if ranks % ep:
+        allowed = choices(ep, divisors(*experts, ranks))
+        raise InputError(f"ep: {ep} does not divide the {ranks} ranks of a stage (tp x cp x dp-attention); {allowed}")
+    layers = sum(group["count"] for group in model.document["layer_groups"])
+    if pp > layers:
+        raise InputError(f"pp: {pp} is more than the {layers} layers of {model.name}; choose 1 to {layers}")
+    devices, reach = ranks * pp * replicas, system.document["fabric"][-1]["devices"]
+    if devices > reach:
+        raise InputError(
+            f"layout: tp {tp} x cp {cp} x dp-attention {data} x pp {pp} x replicas {replicas} needs {devices} devices, "
+            f"but the fabric of {system.name} reaches {reach}; choose degrees whose product is at most {reach}"
+        )

@@ -1,0 +1,106 @@
+"""The two compiled programs of a search: annealed gradient descent of many restarts, and exact scores of many points."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..ops import Scalar
+from .factors import SLOTS
+from .relax import LAYOUT, Case, relaxed, scored
+
+SIZE = len(LAYOUT) + SLOTS
+"""Coordinates of a point: log2 of the layout's values, then the hardware's."""
+
+_HOT, _COLD = 0.3, 0.02  # temperatures at the start and the end
+_LIGHT, _HEAVY = 5.0, 50.0  # weights of the penalty at the start and the end
+_RATE = 0.2  # of Adam, in log2 or log units a step
+_BUFFER, _BLOCK = 65536, 1024  # points of one call of the scorer, and points priced side by side
+
+
+def compiled(function: Callable, **settings: Any) -> Callable:
+    """`jax.jit` for derivatives of `evaluate`. On a CPU the fusion pass is off: it copies shared sub-expressions into
+    every consumer, which triples the time to compile a program that runs for a second."""
+    quick = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=quick, **settings)
+
+
+def value_and_slopes(function: Callable[[Scalar], Scalar], point: Scalar) -> tuple[Scalar, Scalar]:
+    """A function's value and gradient in forward mode: few inputs, and it compiles in half of reverse mode's time."""
+    basis = jnp.eye(point.shape[0], dtype=point.dtype)
+    values, slopes = jax.vmap(lambda direction: jax.jvp(function, (point,), (direction,)))(basis)
+    return values[0], slopes
+
+
+def _descend(case: Case, start: Scalar, low: Scalar, high: Scalar, steps: int) -> Scalar:
+    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
+
+    def step(carry: tuple, progress: Scalar) -> tuple[tuple, None]:
+        points, state = carry
+        temperature = _HOT * (_COLD / _HOT) ** progress
+        weight = _LIGHT * (_HEAVY / _LIGHT) ** progress
+        _, slopes = jax.vmap(lambda p: value_and_slopes(lambda q: relaxed(case, q, temperature, weight), p))(points)
+        updates, state = optimiser.update(jnp.nan_to_num(slopes, posinf=0.0, neginf=0.0), state, points)
+        moved = optax.projections.projection_box(optax.apply_updates(points, updates), low, high)
+        return (moved, state), None
+
+    (ends, _), _ = jax.lax.scan(step, (start, optimiser.init(start)), jnp.linspace(0.0, 1.0, steps))
+    return ends
+
+
+@functools.cache
+def _descender() -> Callable:
+    return compiled(_descend, static_argnames="steps")
+
+
+def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
+    """Annealed projected Adam from every start, in one scan.
+
+    **Arguments:** `start`, `low`, `high`, [restarts, SIZE]: starts and boxes (equal bounds pin a coordinate).
+
+    **Returns:** end points [restarts, SIZE]. Compiles once for a number of restarts and steps.
+    """
+    return np.asarray(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
+
+
+def _score_buffer(case: Case, points: Scalar, blocks: Scalar) -> Scalar:
+    def block(index: Scalar, results: Scalar) -> Scalar:
+        rows = jax.lax.dynamic_slice(points, (index * _BLOCK, 0), (_BLOCK, SIZE))
+        score, excess = jax.vmap(lambda r: scored(case, r[: len(LAYOUT)], r[len(LAYOUT) :]))(rows)
+        return jax.lax.dynamic_update_slice(results, jnp.stack([score, excess], 1), (index * _BLOCK, 0))
+
+    return jax.lax.fori_loop(0, blocks, block, jnp.zeros((_BUFFER, 2), points.dtype))
+
+
+@functools.cache
+def _scorer() -> Callable:
+    return jax.jit(_score_buffer)
+
+
+def score(case: Case, points: np.ndarray) -> np.ndarray:
+    """Exact scores of points, any number of them, with one compiled program.
+
+    **Arguments:** `points` [n, SIZE]: the layout's values themselves, then logarithms of the hardware's multiples.
+
+    **Returns:** [n, 2]: the objective to minimise (sign·log metric), and the excess over the limits (0 = feasible).
+    """
+    results = []
+    for first in range(0, len(points), _BUFFER):
+        part = points[first : first + _BUFFER]
+        buffer = np.ones((_BUFFER, SIZE))
+        buffer[:, len(LAYOUT) :] = 0.0
+        buffer[: len(part)] = part
+        found = _scorer()(case, jnp.asarray(buffer, float), -(-len(part) // _BLOCK))
+        results.append(np.asarray(found[: len(part)], float))
+    return np.concatenate(results) if results else np.zeros((0, 2))
+
+
+def rank(scores: np.ndarray) -> np.ndarray:
+    """One number to sort by, [n]: the objective where feasible; every infeasible point is worse, by its excess."""
+    return np.where(scores[:, 1] > 0, 1e6 + scores[:, 1], scores[:, 0])

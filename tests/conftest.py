@@ -1,0 +1,52 @@
+"""Settings of the whole suite: JAX's strict modes, hypothesis profile, markers, and the folder of reference figures.
+
+`JAXPERF_TEST_X64=0` runs the suite in float32, as the scans do; the default is float64."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+X64 = os.environ.get("JAXPERF_TEST_X64", "1") != "0"
+
+jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+hypothesis.settings.register_profile(
+    "jaxperf",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("jaxperf")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers."""
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+def reference_folder() -> Path:
+    """The folder of published figures beside the checkout."""
+    return Path(__file__).parents[1].parent / "shared" / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of published figures; the test is skipped where it is absent."""
+    folder = reference_folder()
+    if not folder.is_dir():
+        pytest.skip(f"the reference figures are absent: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rtol() -> float:
+    """Relative tolerance of a number that went through the compiled kernels."""
+    return 1e-5 if X64 else 5e-4
