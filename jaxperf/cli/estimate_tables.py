@@ -96,7 +96,9 @@ def headline(out: Console, configuration: Configuration) -> None:
     out.print(f"[bold]{escape(c.model.name)}[/] on [bold]{escape(c.system.name)}[/]")
     out.print(f"{c.devices:,} device{plural}" + (f" ({degrees})" if degrees else "") + f", batch {c.batch:,}")
     out.print(f"{c.isl:,} tokens in, {c.osl:,} out, prefill of {c.prefill_batch:,}{chunk}")
-    out.print(f"weights {'/'.join(weights)}, KV cache {c.precision['kv_cache']}{engine}, efficiency {escape(c.efficiency)}")
+    out.print(
+        f"weights {'/'.join(weights)}, KV cache {c.precision['kv_cache']}{engine}, efficiency {escape(c.efficiency)}"
+    )
     for name, values in c.report.items():
         figures = ", ".join(f"{key} {figure(value)}" for key, value in values.items() if value is not None)
         out.print(f"calibration, {escape(name)}: {escape(figures)}", style="dim")

@@ -39,7 +39,11 @@ def console(stderr: bool = False) -> Console:
     """A `rich` console on stdout or stderr, without colours of its own for numbers and paths."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, emoji=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would leave with exit code 1; `main` knows that it is no error
+
+    return Plain(stderr=stderr, highlight=False, emoji=False)
 
 
 def table(*columns: str, title: str | None = None, left: int = 1) -> Table:

@@ -94,9 +94,10 @@ def _assemble(
     def total(field: str) -> list[Scalar]:
         return [getattr(a, field) + getattr(b, field) for a, b in pairs]
 
-    embed, embed_rest = [table_timing(embedding_table(plan, p), plan, p, assembly, ops) for p in (full, rest)]
-    embed = embed + embed_rest
-    embed_network = sum(p.chunks * embedding_communication(plan, p) for p in (full, rest))
+    embeds = [table_timing(embedding_table(plan, p), plan, p, assembly, ops) for p in (full, rest)]
+    embed = embeds[0] + embeds[1]
+    embed_networks = [embedding_communication(plan, p) for p in (full, rest)]
+    embed_network = full.chunks * embed_networks[0] + rest.chunks * embed_networks[1]
     once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
     head = table_timing(head_table(plan, once), plan, once, assembly, ops)
     head_network, hops = head_communication(plan, once), hop_communication(plan, full)
@@ -104,16 +105,22 @@ def _assemble(
     last = overlapped(head.time, head_network, engine.overlap, ops)
 
     busiest = slowest(shares, total("time"), first, 0.0, pp, ops)
-    longest = [a.last for a, _ in pairs]
+
+    def elsewhere(index: int) -> Scalar:
+        """What the stages but the slowest take for the last full chunk (0) or for the short one (1)."""
+        lasts = [pair[index].last for pair in pairs]
+        start = overlapped(embeds[index].last, embed_networks[index], engine.overlap, ops)
+        return whole(model, lasts) + start - slowest(shares, lasts, start, 0.0, pp, EXACT)
+
     # The longest chunk's way through the other stages; the hard maximum keeps it from turning negative when relaxed.
-    fill = ops.at_least(whole(model, longest) - slowest(shares, longest, 0.0, 0.0, pp, EXACT), 0.0)
+    fill = ops.at_least(ops.at_least(elsewhere(0), elsewhere(1)), 0.0)
     chunks = full.chunks + rest.chunks
     tokens = full.sequences * (full.chunks * full.new_tokens + rest.new_tokens)
     host = (
         chunks * (efficiency.host_step_time + efficiency.host_sequence_time * full.sequences)
         + efficiency.host_token_time * tokens
     )
-    device_time = busiest + fill * ops.minimum(full.chunks, 1.0) + hops + last
+    device_time = busiest + fill + hops + last
     return PhaseCost(
         time=overlapped(device_time, host, engine.host_overlap, ops),
         compute=whole(model, total("compute")) + head.compute,

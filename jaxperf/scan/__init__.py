@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..errors import InputError
-from .engine import GroupResult, Prepared, Progress, block_size, compile_seconds, prepare, run_group
+from .engine import Group, GroupResult, Prepared, Progress, block_shape, compile_seconds, prepare, run_group
 from .rows import configuration_rows
 from .space import Space, build_space, load_space
 
@@ -59,6 +62,18 @@ class ScanResult:
         }
 
 
+def _concurrently(work: Callable[[Group], GroupResult], groups: list[Group]) -> list[GroupResult]:
+    """Groups are independent, so a few run at once: where one waits or reduces on one core, another computes. Results
+    keep the groups' order. An interrupt stops what has not begun."""
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
+        futures = [pool.submit(work, group) for group in groups]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def scan(space: Space | dict | str | None = None, progress: Callable[[Progress], None] | None = None) -> ScanResult:
     """Evaluates every configuration of a space and keeps, for each model and workload, the exact Pareto frontier of the
     two objectives, the best configuration of each, and counts by reason of infeasibility.
@@ -76,31 +91,34 @@ def scan(space: Space | dict | str | None = None, progress: Callable[[Progress],
     total = prepared.configurations
     if not total:
         raise InputError(f"{space.name}: no layout of the space can exist; widen tp, pp, ep or max_devices")
-    size, slots = block_size(prepared), max(len(group.chunk) for group in prepared.groups)
-    compiled = compile_seconds(prepared, size, slots)
+    shape = block_shape(prepared)
+    compiled = compile_seconds(prepared, shape)
 
-    started = time.perf_counter()
-    done, results = 0, []
-    for group in prepared.groups:
-        label = f"{group.model} {group.isl}/{group.osl}"
+    started, lock = time.perf_counter(), threading.Lock()
+    done = 0
 
-        def tick(count: int, label: str = label) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(Progress(done, total, time.perf_counter() - started, label))
-
+    def scan_group(group: Group) -> GroupResult:
         if not group.rows:
-            results.append(GroupResult(group.model, group.isl, group.osl, 0, {}, {}, []))
-            continue
-        counts, first, second, frontier = run_group(prepared, group, size, slots, tick)
-        places = [(number, index) for _, _, number, index in frontier]
+            return GroupResult(group.model, group.isl, group.osl, 0, {}, {}, [])
+
+        def tick(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                if progress is not None:
+                    label = f"{group.model} {group.isl}/{group.osl}"
+                    progress(Progress(done, total, time.perf_counter() - started, label))
+
+        counts, first, second, frontier = run_group(prepared, group, shape, tick)
         bests = [(name, found) for name, found in zip(space.objectives, (first, second), strict=True) if found]
-        rows = configuration_rows(prepared, group, size, slots, places + [found[1:] for _, found in bests])
-        best = {name: rows[len(places) + position] for position, (name, _) in enumerate(bests)}
-        results.append(
-            GroupResult(group.model, group.isl, group.osl, group.configurations, counts, best, rows[: len(places)])
+        places = [(number, index) for _, _, number, index in frontier] + [found[1:] for _, found in bests]
+        rows = configuration_rows(prepared, group, shape, places)
+        best = {name: rows[len(frontier) + position] for position, (name, _) in enumerate(bests)}
+        return GroupResult(
+            group.model, group.isl, group.osl, group.configurations, counts, best, rows[: len(frontier)]
         )
+
+    results = _concurrently(scan_group, prepared.groups)
     wall = time.perf_counter() - started
     infeasible: dict[str, int] = {}
     for group in results:

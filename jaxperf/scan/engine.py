@@ -57,8 +57,13 @@ class Inputs(eqx.Module):
     osl: Any
     slo: Slo
     batch: Any
-    chunk: Any
-    chunk_real: Any
+
+
+class Chunks(eqx.Module):
+    """The chunk sizes of a block [tokens], and which of them are real."""
+
+    size: Any
+    real: Any
 
 
 def stack(trees: list[Any]) -> Any:
@@ -85,24 +90,22 @@ def objective(metrics: Metrics, name: str) -> Any:
 
 
 def evaluate_block(
-    model: Model, inputs: Inputs, points: Point, number: Any, objectives: tuple[str, str]
+    model: Model, inputs: Inputs, points: Point, chunks: Chunks, number: Any, objectives: tuple[str, str]
 ) -> Block:
     """All configurations of a block, flat, in the order point, chunk, batch."""
 
-    def one(point: Point, chunk: Any, chunk_real: Any, batch: Any) -> tuple[Any, ...]:
-        system, deployment, workload = configuration(inputs, point, batch, chunk)
+    def one(point: Point, chunk: Chunks, batch: Any) -> tuple[Any, ...]:
+        system, deployment, workload = configuration(inputs, point, batch, chunk.size)
         metrics = evaluate(model, system, deployment, workload)
         # TTFT, TPOT and E2E all take part in what is feasible, so none of them can be left out.
         sound = jnp.isfinite(metrics.ttft + metrics.tpot + metrics.e2e + metrics.memory.total)
-        real = point.real & chunk_real
+        real = point.real & chunk.real
         values = [jnp.where(real & sound, objective(metrics, name), 0.0) for name in objectives]
         return values[0], values[1], jnp.where(real, metrics.reason, -1.0).astype(jnp.int8)
 
-    inner = jax.vmap(one, in_axes=(None, None, None, 0))
-    middle = jax.vmap(inner, in_axes=(None, 0, 0, None))
-    first, second, reason = jax.vmap(middle, in_axes=(0, None, None, None))(
-        points, inputs.chunk, inputs.chunk_real, inputs.batch
-    )
+    inner = jax.vmap(one, in_axes=(None, None, 0))
+    middle = jax.vmap(inner, in_axes=(None, 0, None))
+    first, second, reason = jax.vmap(middle, in_axes=(0, None, None))(points, chunks, inputs.batch)
     # Settled, so that every reduction reads these arrays instead of computing them once more.
     flat = [settle(values.ravel(), model.vocabulary_size) for values in (first, second, reason)]
     return Block(*flat, number)
@@ -110,10 +113,18 @@ def evaluate_block(
 
 @eqx.filter_jit
 def _step(
-    model: Model, inputs: Inputs, points: Point, number: Any, states: Any, reductions: Any, objectives: tuple[str, str]
+    model: Model, inputs: Inputs, points: Point, chunks: Chunks, number: Any, states: Any, objectives: tuple[str, str]
 ) -> Any:
-    block = evaluate_block(model, inputs, points, number, objectives)
-    return [reduction.update(state, block) for reduction, state in zip(reductions, states, strict=True)]
+    block = evaluate_block(model, inputs, points, chunks, number, objectives)
+    return [reduction.update(state, block) for reduction, state in zip(REDUCTIONS, states, strict=True)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of every block: outer points and chunk slots; what a block does not fill is padding."""
+
+    points: int
+    chunks: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,16 @@ class Group:
     def configurations(self) -> int:
         """How many distinct configurations the group holds."""
         return len(self.rows) * len(self.chunk) * len(self.batch)
+
+    def blocks(self, shape: Shape) -> int:
+        """How many blocks the group takes: every set of chunks for every run of rows."""
+        return -(-len(self.chunk) // shape.chunks) * -(-len(self.rows) // shape.points)
+
+    def part(self, number: int, shape: Shape) -> tuple[list[tuple[int, int, tuple[int, ...]]], list[int]]:
+        """The rows and the chunks of one block, without padding."""
+        run, chunk_set = number // -(-len(self.chunk) // shape.chunks), number % -(-len(self.chunk) // shape.chunks)
+        rows = self.rows[run * shape.points : (run + 1) * shape.points]
+        return rows, self.chunk[chunk_set * shape.chunks : (chunk_set + 1) * shape.chunks]
 
 
 @dataclass
@@ -191,8 +212,8 @@ def prepare(space: Space) -> Prepared:
     return Prepared(space, points, models, found, groups)
 
 
-def group_inputs(prepared: Prepared, group: Group, chunk_slots: int) -> tuple[Model, Inputs]:
-    """The model and shared inputs of a group, on the device. Unused chunk slots repeat the last and are not real."""
+def group_inputs(prepared: Prepared, group: Group) -> tuple[Model, Inputs]:
+    """The model and shared inputs of a group, on the device."""
     space, model = prepared.space, prepared.models[group.model]
     systems = [as_arrays(build_system(point.document)) for point in prepared.points]
     efficiencies = [
@@ -204,7 +225,6 @@ def group_inputs(prepared: Prepared, group: Group, chunk_slots: int) -> tuple[Mo
         for weights, kv in prepared.precisions[group.model]
     ]
     engine = build_engine(None if space.engine is None else find("engine", space.engine).document)
-    padding = chunk_slots - len(group.chunk)
     real = jnp.result_type(float)
     inputs = Inputs(
         systems=stack(systems),
@@ -215,65 +235,59 @@ def group_inputs(prepared: Prepared, group: Group, chunk_slots: int) -> tuple[Mo
         osl=jnp.asarray(group.osl, real),
         slo=as_arrays(Slo(space.slo_ttft, space.slo_tpot)),
         batch=jnp.asarray(group.batch, real),
-        chunk=jnp.asarray(group.chunk + group.chunk[-1:] * padding, real),
-        chunk_real=jnp.asarray([True] * len(group.chunk) + [False] * padding),
     )
     return as_arrays(build_model(model.document)), inputs
 
 
-def block_points(group: Group, number: int, size: int) -> Point:
-    """The outer points of one block; the last one is filled up with points that are not real."""
-    rows = group.rows[number * size : (number + 1) * size]
-    padding = size - len(rows)
-    rows = rows + [rows[-1]] * padding
+def block_points(group: Group, number: int, shape: Shape) -> tuple[Point, Chunks]:
+    """The outer points and chunks of one block, filled up with repeats that are not real."""
+    rows, chunk = group.part(number, shape)
     real = np.dtype(jnp.result_type(float))
-    return Point(
-        system=np.asarray([row[0] for row in rows], np.int32),
-        precision=np.asarray([row[1] for row in rows], np.int32),
-        degrees=np.asarray([row[2] for row in rows], real),
-        real=np.asarray([True] * (size - padding) + [False] * padding),
+    padded, padded_chunk = rows + rows[-1:] * (shape.points - len(rows)), chunk + chunk[-1:] * (shape.chunks - len(chunk))
+    points = Point(
+        system=np.asarray([row[0] for row in padded], np.int32),
+        precision=np.asarray([row[1] for row in padded], np.int32),
+        degrees=np.asarray([row[2] for row in padded], real),
+        real=np.arange(shape.points) < len(rows),
     )
+    return points, Chunks(np.asarray(padded_chunk, real), np.arange(shape.chunks) < len(chunk))
 
 
-def block_size(prepared: Prepared) -> int:
-    """Points a block, so that a block has 2^17 to 2^19 configurations whatever the inner axes."""
-    inner = len(prepared.space.batch) * max(len(group.chunk) for group in prepared.groups)
-    size = POINTS
-    while size > 1 and size * inner > 2**19:
-        size //= 2
-    while size * inner < 2**17 and size < 4096:
-        size *= 2
-    return size
+def block_shape(prepared: Prepared) -> Shape:
+    """A shape of 2^17 to 2^19 configurations a block, with the chunk slots that waste least over all groups."""
+    counts = [len(group.chunk) for group in prepared.groups if group.rows]
+    most = min(max(counts), 16)
+    slots = min(range(1, most + 1), key=lambda n: sum(-(-count // n) * (n + 1) for count in counts))
+    points = POINTS
+    while points > 1 and points * slots * len(prepared.space.batch) > 2**19:
+        points //= 2
+    while points < 4096 and points * slots * len(prepared.space.batch) < 2**17:
+        points *= 2
+    return Shape(points, slots)
 
 
-def run_group(
-    prepared: Prepared,
-    group: Group,
-    size: int,
-    chunk_slots: int,
-    tick: Callable[[int], None],
-) -> tuple[Any, ...]:
-    """Scans a group: (counts, best of the first objective, best of the second, frontier) as reductions finish them."""
-    model, inputs = group_inputs(prepared, group, chunk_slots)
-    reductions = (Counts(), Best(0), Best(1), Pareto())
-    states = [reduction.init() for reduction in reductions]
-    inner = len(group.chunk) * len(group.batch)
-    for number in range(-(-len(group.rows) // size)):
-        points = block_points(group, number, size)
-        states = _step(model, inputs, points, np.int32(number), states, reductions, prepared.space.objectives)
-        if number % 4 == 3:
-            jax.block_until_ready(states[0])
-        tick(min(size, len(group.rows) - number * size) * inner)
-    return tuple(reduction.finish(state) for reduction, state in zip(reductions, states, strict=True))
+REDUCTIONS = (Counts(), Best(0), Best(1), Pareto())
+"""What a scan keeps: counts by reason, the best of each objective, the exact frontier of both."""
 
 
-def compile_seconds(prepared: Prepared, size: int, chunk_slots: int) -> float:
+def run_group(prepared: Prepared, group: Group, shape: Shape, tick: Callable[[int], None]) -> tuple[Any, ...]:
+    """Scans a group and finishes every one of `REDUCTIONS`; `tick` is told of each block's configurations."""
+    model, inputs = group_inputs(prepared, group)
+    states = [reduction.init() for reduction in REDUCTIONS]
+    for number in range(group.blocks(shape)):
+        points, chunk = block_points(group, number, shape)
+        states = _step(model, inputs, points, chunk, np.int32(number), states, prepared.space.objectives)
+        jax.block_until_ready(states[0])
+        tick(int(points.real.sum() * chunk.real.sum()) * len(group.batch))
+    return tuple(reduction.finish(state) for reduction, state in zip(REDUCTIONS, states, strict=True))
+
+
+def compile_seconds(prepared: Prepared, shape: Shape) -> float:
     """Compiles the program of a space by running its first block once [s]; a later scan finds it in memory."""
-    group = prepared.groups[0]
-    model, inputs = group_inputs(prepared, group, chunk_slots)
-    reductions = (Counts(), Best(0), Best(1), Pareto())
-    states = [reduction.init() for reduction in reductions]
+    group = next(group for group in prepared.groups if group.rows)
+    model, inputs = group_inputs(prepared, group)
+    states = [reduction.init() for reduction in REDUCTIONS]
     started = time.perf_counter()
-    points = block_points(group, 0, size)
-    jax.block_until_ready(_step(model, inputs, points, np.int32(0), states, reductions, prepared.space.objectives))
+    points, chunk = block_points(group, 0, shape)
+    jax.block_until_ready(_step(model, inputs, points, chunk, np.int32(0), states, prepared.space.objectives))
     return time.perf_counter() - started

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..phases.end_to_end import BOUNDS, evaluate
-from .engine import Group, Point, Prepared, configuration, group_inputs
+from .engine import Group, Point, Prepared, Shape, configuration, group_inputs
 from .space import DEGREES
 
 METRICS = {
@@ -38,23 +38,23 @@ def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> 
         system, deployment, workload = configuration(inputs, point, batch, chunk)
         return evaluate(model, system, deployment, workload)
 
-    return jax.lax.map(lambda args: one(*args), (points, batch, chunk))
+    return jax.vmap(one)(points, batch, chunk)
 
 
 def configuration_rows(
-    prepared: Prepared, group: Group, size: int, chunk_slots: int, places: list[tuple[int, int]]
+    prepared: Prepared, group: Group, shape: Shape, places: list[tuple[int, int]]
 ) -> list[dict]:
     """Rows for places (block, index in the block) of a group, in order."""
     if not places:
         return []
-    model, inputs = group_inputs(prepared, group, chunk_slots)
-    inner = chunk_slots * len(group.batch)
+    model, inputs = group_inputs(prepared, group)
     real = np.dtype(inputs.isl.dtype)
     decoded = []
     for number, index in places:
-        row = group.rows[number * size + index // inner]
-        chunk = group.chunk[min(index % inner // len(group.batch), len(group.chunk) - 1)]
-        decoded.append((row, chunk, group.batch[index % len(group.batch)]))
+        rows_of_block, chunks_of_block = group.part(number, shape)
+        point, inner = divmod(index, shape.chunks * len(group.batch))
+        chunk, batch = divmod(inner, len(group.batch))
+        decoded.append((rows_of_block[point], chunks_of_block[chunk], group.batch[batch]))
     rows: list[dict] = []
     for start in range(0, len(decoded), _SLICE):
         part = decoded[start : start + _SLICE]

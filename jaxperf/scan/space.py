@@ -224,18 +224,22 @@ def _fields(value: Any, systems: tuple[str, ...], where: str) -> tuple[tuple[str
     return tuple(axes)
 
 
-def load_space(path: str | os.PathLike | None = None) -> Space:
-    """A space from a TOML file, or the embedded default. **Raises** `InputError` that says what is wrong and where."""
+def read_space(path: str | os.PathLike | None = None) -> dict:
+    """The TOML form of a space from a file, or of the embedded default. **Raises** `InputError` with file and place."""
     where = specs_folder() / "spaces" / "default.toml" if path is None else Path(path)
     try:
-        document = tomllib.loads(where.read_text(encoding="utf-8"))
+        return tomllib.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{where}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{where}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where}: not valid TOML: {error}") from None
-    return build_space(document, str(where) if path is not None else "default space")
+
+
+def load_space(path: str | os.PathLike | None = None) -> Space:
+    """A space from a TOML file, or the embedded default. **Raises** `InputError` that says what is wrong and where."""
+    return build_space(read_space(path), "default space" if path is None else os.fspath(path))
 
 
 @dataclass(frozen=True)

@@ -123,4 +123,5 @@ def scored(case: Case, values: Scalar, logs: Scalar) -> tuple[Scalar, Scalar]:
     of_metrics = log_metrics(metrics)
     over = jnp.sum(jnp.maximum(excesses(case, metrics, of_metrics), 0.0))
     structural = (metrics.reason >= 1) & (metrics.reason <= 5)
-    return jnp.sum(case.objective * of_metrics), over + jnp.where(structural, 100.0, 0.0)
+    over = jnp.where(metrics.reason > 0, jnp.maximum(over, 1e-6), over) + jnp.where(structural, 100.0, 0.0)
+    return jnp.sum(case.objective * of_metrics), over

@@ -21,8 +21,6 @@ from .traffic import attention_bytes, traffic
 
 Assembly = Literal["operator", "phase"]
 
-_SHORT = 1e-15  # seconds, below every time; its square, which a gradient divides by, is above 0 in float32
-
 _SHORTEST = 1e-18  # below every time [s]; its square, which a quotient's gradient divides by, is still a float32
 
 

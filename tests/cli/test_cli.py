@@ -138,8 +138,14 @@ def test_an_approximation_is_announced(call: Call) -> None:
         (("--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", 1), "out of memory"),
         ((*CONFIGURATION, "--batch", 5000), "may be filled; a batch of 6"),
         (("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 5000), "isl + osl is 6024 tokens"),
-        (("--model", "gpt2", "--system", "h100-sxm-8", "--osl", 9, "--slo-tpot", 0.001), "TPOT above its target"),
-        (("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 9, "--slo-ttft", 0.001), "TTFT above its target"),
+        (
+            ("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 9, "--osl", 9, "--slo-tpot", 0.001),
+            "TPOT above its target",
+        ),
+        (
+            ("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 9, "--osl", 9, "--slo-ttft", 0.001),
+            "TTFT above its target",
+        ),
     ],
 )
 def test_infeasible_says_why_and_exits_1(call: Call, words: tuple, reason: str) -> None:
@@ -202,7 +208,11 @@ def test_overview_names_every_verb(call: Call) -> None:
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m jaxperf specs list | head -1; echo ${{PIPESTATUS[0]}}"
     show = f"{sys.executable} -m jaxperf specs show h100 --sources | true; echo ${{PIPESTATUS[0]}}"
-    for line in (command, show):
+    price = (
+        f"{sys.executable} -m jaxperf estimate --model gpt2 --system rtx-4090-1 --isl 9 --osl 9 | true; "
+        "echo ${PIPESTATUS[0]}"
+    )
+    for line in (command, show, price):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=False)
         assert done.stdout.split()[-1] == "0" and done.stderr == ""
 
