@@ -35,7 +35,7 @@ from jaxperf.stages.plan import make_plan
 from jaxperf.stages.shapes import AttentionShape, Pass
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernel_tables import CLASSES, Kernel, read_kernels  # noqa: E402
+from kernel_tables import CLASSES, Kernel, read_kernels
 
 KERNEL_NOISE = 0.2
 """Scale of log residuals of kernels: class values cannot follow tiles and kernel choices closer than that."""
@@ -46,8 +46,9 @@ HOST_FACTORS = ("host_step_us", "host_sequence_us")
 PRIOR = {
     "gemm_compute": 0.7, "gemm_memory": 0.8, "gemm_rows_half": 16, "gemm_columns_half": 64, "gemm_depth_half": 128,
     "attention_prefill_compute": 0.5, "attention_decode_compute": 0.2, "attention_memory": 0.7,
-    "elementwise_memory": 0.75, "memory_bytes_half": 1e6, "operator_us": 3.0, "attention_us": 3.0, "collective_latency_scale": 2.0,
-    "collective_bandwidth": 0.8, "host_step_us": 1000.0, "host_sequence_us": 10.0, "host_token_us": 0.01,
+    "elementwise_memory": 0.75, "memory_bytes_half": 1e6, "operator_us": 3.0, "attention_us": 3.0,
+    "collective_latency_scale": 2.0, "collective_bandwidth": 0.8, "host_step_us": 1000.0, "host_sequence_us": 10.0,
+    "host_token_us": 0.01,
 }  # fmt: skip
 """Centre of the priors, by hand: with thousands of kernels they only matter where no kernel speaks."""
 
@@ -109,7 +110,8 @@ def percent(kernels: list[Kernel], times: np.ndarray, only: list[bool]) -> dict[
         chosen = [i for i, k in enumerate(kernels) if k.name == name and only[i]]
         if chosen:
             off = np.abs([100 * (times[i] / kernels[i].seconds - 1) for i in chosen])
-            found[name] = {"rows": len(chosen), "mape": round(float(off.mean()), 1), "median_ape": round(float(np.median(off)), 1)}
+            mean, median = round(float(off.mean()), 1), round(float(np.median(off)), 1)
+            found[name] = {"rows": len(chosen), "mape": mean, "median_ape": median}
     return found
 
 
@@ -193,26 +195,28 @@ def main() -> None:
     arguments = parser.parse_args()
     with jax.enable_x64(True):
         unbounded, report = fit_kernels(read_kernels(arguments.data / "ops", arguments.rows))
-        unbounded, host = fit_host(unbounded, arguments.data / "e2e" / "public_benchmarks.csv.gz")
+        unbounded, end_to_end = fit_host(unbounded, arguments.data / "e2e" / "public_benchmarks.csv.gz")
         values = {name: float(f"{float(value):.4g}") for name, value in to_document(unbounded).items()}
     values["elementwise_memory"] = values["gemm_memory"]
     values["host_token_us"] = 0.0
     build_efficiency(values)
     tables = "NVIDIA aiconfigurator kernel tables (github.com/ai-dynamo/aiconfigurator, commit 095f58a5, Apache-2.0)"
-    host_source = "LLM-Inference-Bench (github.com/argonne-lcf/LLM-Inference-Bench, BSD-3-Clause), commit 4211f5d4"
+    bench = "LLM-Inference-Bench (github.com/argonne-lcf/LLM-Inference-Bench, commit 4211f5d4, BSD-3-Clause)"
+    host = {"source": f"fitted by jaxperf to {bench}: vLLM and TensorRT-LLM on H100 and A100", "date": "2024"}
+    estimate = {"date": "2026-11", "estimate": True}
     where = "groups[0].efficiency"
     document = {
         "kind": "calibration",
         "name": "default",
-        "groups": [{"system": None, "engine": None, "efficiency": values, "report": report | host}],
+        "groups": [{"system": None, "engine": None, "efficiency": values, "report": report | end_to_end}],
         "note": "Class values over A100, H100, H200, B200, L40S and NVLink systems' all-reduces; errors in percent; "
         "'held-out SYSTEM' was predicted from the others. Written by benchmarks/fit_default_efficiency.py.",
         "sources": {
             "groups": {"source": f"fitted by jaxperf to {tables}", "date": "2026-11"},
-            f"{where}.host_step_us": {"source": f"fitted by jaxperf to {host_source}, vLLM and TensorRT-LLM", "date": "2024"},
-            f"{where}.host_sequence_us": {"source": f"fitted by jaxperf to {host_source}, vLLM and TensorRT-LLM", "date": "2024"},
-            f"{where}.elementwise_memory": {"source": "taken to be that of GEMMs: no table holds element-wise kernels", "date": "2026-11", "estimate": True},
-            f"{where}.host_token_us": {"source": "not told apart by the data: none", "date": "2026-11", "estimate": True},
+            f"{where}.host_step_us": host,
+            f"{where}.host_sequence_us": host,
+            f"{where}.elementwise_memory": estimate | {"source": "taken as of GEMMs: no table holds such kernels"},
+            f"{where}.host_token_us": estimate | {"source": "none: the data do not tell it apart"},
         },
     }
     for name, value in values.items():

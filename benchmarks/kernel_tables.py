@@ -1,4 +1,4 @@
-"""Rows of NVIDIA aiconfigurator's kernel tables as jaxperf's operators: which rows count, and what their columns mean."""
+"""Rows of NVIDIA aiconfigurator's kernel tables as jaxperf's operators: which rows count, what columns mean."""
 
 from __future__ import annotations
 
@@ -39,12 +39,18 @@ class Kernel(NamedTuple):
 def read_kernels(folder: Path, rows: int) -> list[Kernel]:
     """`rows` kernels of each table and number type, evenly spread over their size, without chance."""
     found: list[Kernel] = []
+
+    def work(kernel: Kernel) -> float:
+        return kernel.sizes[0] * kernel.sizes[1] * kernel.sizes[2]
+
     for path in sorted(folder.glob("*.csv.gz")):
-        system, engine, op = path.name.removesuffix(".csv.gz").split("__") if path.name.count("__") == 2 else ("", "", "")
+        if path.name.startswith("all_systems"):
+            continue
+        system, engine, op = path.name.removesuffix(".csv.gz").split("__")
         if op == "gemm":
-            found += _spread(_gemms(path, SYSTEMS[system], engine), rows, lambda k: k.sizes[0] * k.sizes[1] * k.sizes[2])
+            found += _spread(_gemms(path, SYSTEMS[system], engine), rows, work)
         elif op == "attn_prefill":
-            found += _spread(_prefills(path, SYSTEMS[system]), rows, lambda k: k.sizes[0] * k.sizes[1] * k.sizes[2])
+            found += _spread(_prefills(path, SYSTEMS[system]), rows, work)
         elif op == "attn_decode":
             found += _spread(_decodes(path, SYSTEMS[system]), rows, _cache_bytes)
     return found + _spread(_all_reduces(folder), rows, lambda k: k.sizes[0])
@@ -107,7 +113,8 @@ def _decodes(path: Path, system: str) -> Iterator[Kernel]:
         sizes = _attention(row, "kv_len")
         if sizes is None or sizes[1] < 64:
             continue
-        kernel = Kernel(system, "attention decode", DECODE, sizes, _CACHE_WIDTH[row["kv_dtype"]], float(row["latency_us"]) * 1e-6)
+        seconds = float(row["latency_us"]) * 1e-6
+        kernel = Kernel(system, "attention decode", DECODE, sizes, _CACHE_WIDTH[row["kv_dtype"]], seconds)
         if system != "l40s-8" or _cache_bytes(kernel) >= 100e6:
             yield kernel
 
@@ -116,10 +123,11 @@ def _all_reduces(folder: Path) -> Iterator[Kernel]:
     """Sizes: elements (of 2 bytes), ranks. The fastest implementation that runs in a graph, at each size, as engines
     choose: NCCL for long messages, their own kernels for short ones."""
     best: dict[tuple, float] = {}
-    for path, key in ((folder / "all_systems__nccl.csv.gz", "op"), (folder / "all_systems__custom_allreduce.csv.gz", "impl")):
-        for row in _table(path):
-            wanted = row["op"] == "all_reduce" if key == "op" else not row["impl"].endswith("_eager")
-            if not wanted or row["dtype"] not in ("half", "bfloat16") or row["system"] not in SYSTEMS or row["system"] == "l40s":
+    for table in ("nccl", "custom_allreduce"):
+        for row in _table(folder / f"all_systems__{table}.csv.gz"):
+            wanted = row["op"] == "all_reduce" if table == "nccl" else not row["impl"].endswith("_eager")
+            known = row["system"] in SYSTEMS and row["system"] != "l40s"
+            if not (wanted and known and row["dtype"] in ("half", "bfloat16")):
                 continue
             place = (SYSTEMS[row["system"]], float(row["message_elems"]), float(row["num_gpus"]))
             best[place] = min(best.get(place, 1e9), float(row["latency_us"]) * 1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..load import efficiency_document_of
-from ..spec.deployment import build_efficiency
+from ..spec.deployment import IDEAL, build_efficiency
 from ..spec.library import find, save, validate
 from . import report
 from .fit import fit
@@ -83,6 +83,8 @@ def calibrate(
     if not measurements:
         raise InputError("calibrate: the table holds no measurement")
     origin = Path(table).name if given else f"{len(measurements)} measurements"
+    if source is not None:
+        origin += f", rows of {source}"
 
     groups, held_out = [], []
     for key, members in sorted(_grouped(measurements, group_by).items(), key=str):
@@ -94,8 +96,8 @@ def calibrate(
         "kind": "calibration",
         "name": name,
         "groups": groups,
-        "note": f"{holdout:g} of the configurations held out, seed {seed}; errors in percent; prior and start: {start}.",
-        "sources": {"groups": {"source": f"fitted by jaxperf calibrate to {origin}" + (f" ({source})" if source else "")}},
+        "note": f"{holdout:g} of the configurations held out, seed {seed}; errors in percent; start: {start}.",
+        "sources": {"groups": {"source": f"fitted by jaxperf calibrate to {origin}"}},
     }
     validate(document, f"{name}.json", "calibration")
     return Calibration(document, held_out)
@@ -188,5 +190,8 @@ def _fit_group(
         for side, part in sides.items():
             if members[part]:
                 entries |= report.flatten(side, when, report.errors(members[part], list(times[part])))
+    fastest = predicted_times(members, build_efficiency(IDEAL))
+    impossible = sum(m.value < time for m, time in zip(members, fastest, strict=True))
     efficiency = found.efficiency | {"sharpness": None}
-    return {"system": system, "engine": engine, "efficiency": efficiency, "report": entries | report.fit_section(found)}
+    entries |= report.fit_section(found, impossible)
+    return {"system": system, "engine": engine, "efficiency": efficiency, "report": entries}

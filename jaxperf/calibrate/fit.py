@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax
@@ -18,7 +17,7 @@ import optimistix
 
 from .measurements import Measurement
 from .parameters import spreads, to_document, to_efficiency, to_unbounded
-from .rows import Row, distinct, row_time, stack
+from .rows import Row, compiled, distinct, row_time, stack
 
 NOISE = 0.05
 """Scale s of log residuals: five per cent is what a good fit leaves, and where the loss turns from square to linear."""
@@ -66,7 +65,7 @@ def least_squares(residuals: Callable[[Any], Any], centre: Any, spread: Any) -> 
     return solution.value, solution.result == optimistix.RESULTS.successful, jacobian
 
 
-@eqx.filter_jit
+@compiled
 def _solve(rows: Row, centre: Any) -> tuple[Any, Any, Any]:
     def residuals(unbounded: Any) -> Any:
         efficiency = to_efficiency(unbounded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,11 +35,14 @@ def errors(measurements: Sequence[Measurement], predicted: Sequence[float]) -> d
 
 def flatten(side: str, when: str, found: dict[str, dict[str, float]]) -> Report:
     """Errors as entries of a calibration's `report`: `{side}_{when}_{metric}: {mape, …}`."""
-    return {f"{side}_{when}_{metric}": {key: _round(value) for key, value in row.items()} for metric, row in found.items()}
+    return {
+        f"{side}_{when}_{metric}": {key: _round(value) for key, value in row.items()} for metric, row in found.items()
+    }
 
 
-def fit_section(fit: Fit) -> Report:
-    """What the fit says about itself: convergence, factors at a bound, and how much the data say.
+def fit_section(fit: Fit, impossible: int) -> Report:
+    """What the fit says about itself: convergence, factors at a bound, how much the data say, and how many rows are
+    faster than the physical bound (`impossible`: wrong measurements or a wrong description; no factor explains them).
 
     `singular_values`: of the data's Jacobian in units of the priors' standard deviations, largest first; the count
     above 1 is how many combinations of factors the data determine more sharply than the priors.
@@ -51,38 +54,11 @@ def fit_section(fit: Fit) -> Report:
             "factors": float(len(FACTORS)),
             "factors_at_bound": float(len(edge)),
             "combinations_that_the_data_determine": float(sum(value > 1 for value in fit.singular_values)),
+            "rows_faster_than_the_physical_bound": float(impossible),
         },
         "at_bound": {name: _round(fit.efficiency[name]) for name in edge},
         "singular_values": {f"{index:02d}": _round(value) for index, value in enumerate(fit.singular_values)},
     }
-
-
-def show(reports: Iterable[tuple[str, Report]]) -> None:
-    """Print the errors of every group as a table, before and after, train and held out."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="absolute percentage error (mean / median)", title_justify="left")
-    for column in ("group", "metric", "rows", "configurations", "train before", "train after", "held out before", "held out after"):
-        table.add_column(column, justify="left" if column in ("group", "metric") else "right")
-    notes = []
-    for name, report in reports:
-        for metric in [key.removeprefix("train_after_") for key in report if key.startswith("train_after_")]:
-            sides = [report.get(f"{s}_{w}_{metric}", {}) for s in ("train", "held_out") for w in ("before", "after")]
-            cells = [f"{s['mape']:.1f} % / {s['median_ape']:.1f} %" if s else "-" for s in sides]
-            counts = [f"{sides[1].get(key, 0):.0f} + {sides[3].get(key, 0):.0f}" for key in ("rows", "configurations")]
-            table.add_row(name, metric, *counts, *cells)
-        about = report["fit"]
-        notes.append(
-            f"{name}: the data determine {about['combinations_that_the_data_determine']:.0f} combinations of "
-            f"{about['factors']:.0f} factors, the rest follows the priors; at a bound: "
-            + (", ".join(report["at_bound"]) or "none")
-            + ("" if about["converged"] else "; the solver did not converge")
-        )
-    console = Console()
-    console.print(table)
-    for note in notes:
-        console.print(note, highlight=False)
 
 
 def _round(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,10 @@ from .measurements import METRICS, Measurement
 
 LEAST_ROWS = 128
 """Rows are padded to this number times a power of two."""
+
+SMALL_TABLE = 2048
+QUICK = {"xla_backend_optimization_level": 0}
+"""Options under which XLA compiles in half the time; a program of few rows gains nothing from better code."""
 
 
 class Row(eqx.Module):
@@ -86,10 +90,9 @@ def _row(measured: Measurement) -> Row:
 def distinct(measurements: Sequence[Measurement]) -> list[Measurement]:
     """One row for all repeats of a configuration, output length and metric: their geometric mean. So a configuration
     that was measured often does not count more."""
-    repeats: dict[tuple, list[Measurement]] = {}
+    repeats: dict[Measurement, list[Measurement]] = {}
     for measured in measurements:
-        key = (replace(measured, value=1.0, line=0),)
-        repeats.setdefault(key, []).append(measured)
+        repeats.setdefault(replace(measured, value=1.0, line=0), []).append(measured)
     return [
         replace(same[0], value=math.exp(sum(math.log(m.value) for m in same) / len(same))) for same in repeats.values()
     ]
@@ -117,12 +120,27 @@ def row_time(row: Row, efficiency: Efficiency) -> Any:
     return jnp.select([row.metric == index for index in range(len(times))], times)
 
 
-@eqx.filter_jit
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of stacked rows and more, compiled: fast to compile for a small table, fast to run for a large one."""
+    quick, thorough = jax.jit(function, compiler_options=QUICK), jax.jit(function)
+
+    def choose(rows: Row, *others: Any) -> Any:
+        return (quick if rows.weight.size <= SMALL_TABLE else thorough)(rows, *others)
+
+    return choose
+
+
+@compiled
 def _times(rows: Row, efficiency: Efficiency) -> Any:
     return jax.vmap(lambda row: row_time(row, efficiency))(rows)
 
 
 def predicted_times(measurements: Sequence[Measurement], efficiency: Efficiency) -> np.ndarray:
     """Predicted seconds of every measurement at one efficiency (plain numbers or arrays), in float64."""
+    if not measurements:
+        return np.zeros(0)
+    asked = [replace(m, value=1.0, line=0, deployment=None) for m in measurements]
+    places = {question: index for index, question in enumerate(dict.fromkeys(asked))}
     with jax.enable_x64(True):
-        return np.asarray(_times(stack(measurements), as_arrays(efficiency)))[: len(measurements)]
+        times = np.asarray(_times(stack(list(places)), as_arrays(efficiency)))
+    return times[[places[question] for question in asked]]

@@ -24,7 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
     goal = parser.add_argument_group("budget")
     goal.add_argument(
-        "--budget", type=positive, default=1.0, metavar="X", help="to spend; without --cost 1 is today's design (default)"
+        "--budget",
+        type=positive,
+        default=1.0,
+        metavar="X",
+        help="to spend; without --cost 1 is today's design (default)",
     )
     goal.add_argument(
         "--cost", action="append", default=[], metavar="FIELD=X", help="cost of a unit of a field; give two (or none)"
@@ -61,7 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(found: Balance) -> dict:
     """The JSON form of a balance."""
-    names = "objective budget values shares elasticities marginals grid_share grid_value today".split()
+    names = [
+        "objective",
+        "budget",
+        "values",
+        "shares",
+        "elasticities",
+        "marginals",
+        "grid_share",
+        "grid_value",
+        "today",
+    ]
     return {
         "model": found.problem.model,
         "system": found.problem.system,

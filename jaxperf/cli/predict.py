@@ -17,7 +17,7 @@ COLUMNS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.add_argument("table", metavar="TABLE.csv", help="measured latencies, as for calibrate")
-    parser.add_argument("--calibration", default="default", metavar="FILE", help="a calibration's path or name (default: default)")
+    parser.add_argument("--calibration", default="default", metavar="FILE", help="a path or a name (default: default)")
     parser.add_argument("--out", required=True, metavar="FILE.csv", help="where the predictions go")
     parser.add_argument("--source", metavar="NAME", help="rows of a public collection to take, such as splitwise")
     parser.add_argument("--json", action="store_true", help="print errors and predictions as one JSON object")

@@ -45,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     effort = parser.add_argument_group("effort")
     effort.add_argument("--restarts", type=whole(high=4096), default=64, metavar="N", help="starts (default 64)")
-    effort.add_argument("--steps", type=whole(high=10_000), default=120, metavar="N", help="gradient steps (default 120)")
+    effort.add_argument(
+        "--steps", type=whole(high=10_000), default=120, metavar="N", help="gradient steps (default 120)"
+    )
     effort.add_argument("--seed", type=whole(low=0), default=0, metavar="N", help="of the starts (default 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -113,10 +113,17 @@ def evaluate_block(
 
 @eqx.filter_jit
 def _step(
-    model: Model, inputs: Inputs, points: Point, chunks: Chunks, number: Any, states: Any, objectives: tuple[str, str]
+    model: Model,
+    inputs: Inputs,
+    points: Point,
+    chunks: Chunks,
+    number: Any,
+    states: Any,
+    kept: tuple[Any, ...],
+    objectives: tuple[str, str],
 ) -> Any:
     block = evaluate_block(model, inputs, points, chunks, number, objectives)
-    return [reduction.update(state, block) for reduction, state in zip(REDUCTIONS, states, strict=True)]
+    return [reduction.update(state, block) for reduction, state in zip(kept, states, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -266,28 +273,41 @@ def block_shape(prepared: Prepared) -> Shape:
     return Shape(points, slots)
 
 
-REDUCTIONS = (Counts(), Best(0), Best(1), Pareto())
-"""What a scan keeps: counts by reason, the best of each objective, the exact frontier of both."""
+CAPACITY = 4096
+"""Frontier points for which there is room at first; a group with more is scanned again with eight times the room."""
 
 
-def run_group(prepared: Prepared, group: Group, shape: Shape, tick: Callable[[int], None]) -> tuple[Any, ...]:
-    """Scans a group and finishes every one of `REDUCTIONS`; `tick` is told of each block's configurations."""
+def reductions(capacity: int) -> tuple[Any, ...]:
+    """What a scan keeps: counts by reason, the best of each objective, the exact frontier of both."""
+    return Counts(), Best(0), Best(1), Pareto(capacity)
+
+
+def run_group(
+    prepared: Prepared, group: Group, shape: Shape, tick: Callable[[int], None], capacity: int | None = None
+) -> tuple[Any, ...]:
+    """Scans a group and finishes every one of `reductions`; `tick` is told of each block's configurations."""
+    capacity = capacity or CAPACITY
+    kept = reductions(capacity)
     model, inputs = group_inputs(prepared, group)
-    states = [reduction.init() for reduction in REDUCTIONS]
+    states = [reduction.init() for reduction in kept]
     for number in range(group.blocks(shape)):
         points, chunk = block_points(group, number, shape)
-        states = _step(model, inputs, points, chunk, np.int32(number), states, prepared.space.objectives)
+        states = _step(model, inputs, points, chunk, np.int32(number), states, kept, prepared.space.objectives)
         jax.block_until_ready(states[0])
         tick(int(points.real.sum() * chunk.real.sum()) * len(group.batch))
-    return tuple(reduction.finish(state) for reduction, state in zip(REDUCTIONS, states, strict=True))
+    try:
+        return tuple(reduction.finish(state) for reduction, state in zip(kept, states, strict=True))
+    except OverflowError:
+        return run_group(prepared, group, shape, lambda count: None, 8 * capacity)
 
 
 def compile_seconds(prepared: Prepared, shape: Shape) -> float:
     """Compiles the program of a space by running its first block once [s]; a later scan finds it in memory."""
     group = next(group for group in prepared.groups if group.rows)
     model, inputs = group_inputs(prepared, group)
-    states = [reduction.init() for reduction in REDUCTIONS]
+    kept = reductions(CAPACITY)
+    states = [reduction.init() for reduction in kept]
     started = time.perf_counter()
     points, chunk = block_points(group, 0, shape)
-    jax.block_until_ready(_step(model, inputs, points, chunk, np.int32(0), states, prepared.space.objectives))
+    jax.block_until_ready(_step(model, inputs, points, chunk, np.int32(0), states, kept, prepared.space.objectives))
     return time.perf_counter() - started

@@ -97,7 +97,7 @@ def _bin(value: Any) -> Any:
 
 class Pareto(eqx.Module):
     """The exact frontier of both objectives: no other configuration is at least as good in both. Of equals, the
-    earliest. `capacity` points are kept; more raise an error in `finish` rather than losing any."""
+    earliest. `capacity` points are kept; where there are more, `finish` raises rather than losing any."""
 
     capacity: int = eqx.field(static=True, default=4096)
     batch: int = eqx.field(static=True, default=4096)
@@ -163,10 +163,10 @@ class Pareto(eqx.Module):
         return first, second, packed(number, -1), packed(index, -1), ladder, overflow
 
     def finish(self, state: Any) -> list[tuple[float, float, int, int]]:
-        """Points as (first, second, block, index), falling in the first. **Raises** `RuntimeError` on overflow."""
+        """Points as (first, second, block, index), falling in the first. **Raises** `OverflowError` where points were lost."""
         first, second, number, index, _, overflow = (np.asarray(part) for part in state)
         if overflow:
-            raise RuntimeError(f"the frontier has more than {self.capacity} points; raise Pareto(capacity=...)")
+            raise OverflowError(f"the frontier has more than {self.capacity} points; raise Pareto(capacity=...)")
         held = number >= 0
         return [
             (float(a), float(b), int(n), int(i))

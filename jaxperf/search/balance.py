@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..constants import DTYPE_FALLBACK, FORMATS
 from ..errors import InfeasibleError, InputError
 from ..load import Name
-from ..ops import Scalar, Smooth
 from ..spec.deployment import precision_document
 from ..spec.library import find
 from .factors import SLOTS, field_value
 from .problem import Problem, define
-from .relax import LAYOUT, Case, log_metrics, metrics_at
+from .relax import LAYOUT
 from .round import WIDTH
 from .run import Found, describe, why_not
-from .solve import compiled, score, value_and_slopes
+from .solve import score, slopes
 
 _TEMPERATURE = 0.02  # of the relaxation at which marginal values are taken: exact ones jump at every roofline's kink
 
@@ -140,17 +137,8 @@ def _split(problem: Problem, point: np.ndarray, share: float) -> np.ndarray:
 
 def _marginals(problem: Problem, point: np.ndarray) -> np.ndarray:
     """[2] relative gain of the objective from one more percent of the budget spent on each field, at cold τ."""
-    shares = np.exp(point[WIDTH : WIDTH + 2] - np.asarray(problem.case.full, float)[:2])
-    return -np.asarray(_slopes()(problem.case, jnp.asarray(point, float)), float)[:2] / shares
-
-
-@functools.cache
-def _slopes() -> Callable:
-    def objective(case: Case, values: Scalar, logs: Scalar) -> Scalar:
-        return jnp.sum(case.objective * log_metrics(metrics_at(case, values, logs, Smooth(jnp.asarray(_TEMPERATURE)))))
-
-    def slopes(case: Case, point: Scalar) -> Scalar:
-        values, logs = point[:WIDTH], point[WIDTH:]
-        return value_and_slopes(lambda moved: objective(case, values, moved), logs)[1]
-
-    return compiled(slopes)
+    logs = point[WIDTH : WIDTH + 2]
+    shares = np.exp(logs - np.asarray(problem.case.full, float)[:2])
+    _, jacobian = slopes(problem.case, np.concatenate([np.log2(point[:WIDTH]), point[WIDTH:]]), _TEMPERATURE)
+    weights = np.asarray(problem.case.objective, float)
+    return -(jacobian[WIDTH : WIDTH + 2, : len(weights)] @ weights) / shares

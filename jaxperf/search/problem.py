@@ -184,7 +184,9 @@ def define(
     fixed |= {"batch": int(batch), "chunk": int(min(layout.get("chunk") or isl, isl))}
     choices = {}
     for name, allowed in allowed_values(plain, devices, isl).items():
-        choices[name] = _choose(name, allowed, fixed[name], wanted.pop(name, None)) if name in wanted else (fixed[name],)
+        choices[name] = (
+            _choose(name, allowed, fixed[name], wanted.pop(name, None)) if name in wanted else (fixed[name],)
+        )
     paths = tuple(wanted)
     for path in paths:
         if "." not in path:

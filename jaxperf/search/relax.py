@@ -80,7 +80,7 @@ def log_metrics(metrics: Metrics) -> Scalar:
     return jnp.where(known, jnp.log(jnp.maximum(jnp.where(known, values, 1.0), 1e-30)), 0.0)
 
 
-def excesses(case: Case, metrics: Metrics, logs_of: Scalar) -> Scalar:
+def excesses(case: Case, metrics: Metrics, logs: Scalar) -> Scalar:
     """Logarithms of how far every limit is exceeded, ≤ 0 where it holds: memory, devices, reach, targets, metrics."""
     usable = case.deployment.engine.memory_utilisation * metrics.memory.capacity
     slo = case.workload.slo
@@ -93,7 +93,7 @@ def excesses(case: Case, metrics: Metrics, logs_of: Scalar) -> Scalar:
             metrics.tpot / slo.tpot,
         ]
     )
-    return jnp.concatenate([jnp.log(jnp.maximum(ratios, 1e-30)), logs_of - case.upper, case.lower - logs_of])
+    return jnp.concatenate([jnp.log(jnp.maximum(ratios, 1e-30)), logs - case.upper, case.lower - logs])
 
 
 def hardware_logs(case: Case, free: Scalar) -> Scalar:
@@ -115,6 +115,14 @@ def relaxed(case: Case, point: Scalar, temperature: Scalar, weight: Scalar) -> S
     logs = log_metrics(metrics)
     over = temperature * jax.nn.softplus(excesses(case, metrics, logs) / temperature)
     return jnp.sum(case.objective * logs) + weight * jnp.sum(over)
+
+
+def relaxed_logs(case: Case, point: Scalar, temperature: Scalar) -> Scalar:
+    """Logarithms of the relaxed metrics, then of the excesses over limits, at log2 of the layout's values and
+    logarithms of the hardware's multiples (the objective without its penalty, and what the penalty acts on)."""
+    metrics = metrics_at(case, jnp.exp2(point[: len(LAYOUT)]), point[len(LAYOUT) :], Smooth(temperature))
+    logs = log_metrics(metrics)
+    return jnp.concatenate([logs, excesses(case, metrics, logs)])
 
 
 def scored(case: Case, values: Scalar, logs: Scalar) -> tuple[Scalar, Scalar]:

@@ -199,5 +199,3 @@ def _distinct(points: np.ndarray, values: np.ndarray, keep: int) -> np.ndarray:
         if len(chosen) == keep:
             break
     return np.stack(list(chosen.values()))
-
-

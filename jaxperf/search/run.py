@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InfeasibleError
 from ..load import Name
-from ..phases.end_to_end import REASONS
+from ..phases.end_to_end import REASONS, Metrics
 from .factors import SLOTS
 from .problem import Problem, define
 from .relax import LAYOUT, METRICS, hardware_logs, metrics_at
@@ -122,7 +122,9 @@ def relax(problem: Problem, start: np.ndarray, low: np.ndarray, high: np.ndarray
     ends = descend(problem.case, start, np.broadcast_to(low, shape), np.broadcast_to(high, shape), steps)
     ranks = ends[:, 0] + ends[:, 3] + ends[:, 4]
     ends[:, 2] = np.minimum(ends[:, 2], ranks)
-    ends[:, WIDTH:] = np.asarray(jax.vmap(lambda z: hardware_logs(problem.case, z))(jax.numpy.asarray(ends[:, WIDTH:], float)))
+    ends[:, WIDTH:] = np.asarray(
+        jax.vmap(lambda z: hardware_logs(problem.case, z))(jax.numpy.asarray(ends[:, WIDTH:], float))
+    )
     return np.unique(np.round(ends, 4), axis=0)
 
 
@@ -132,7 +134,7 @@ def _to_logs(points: np.ndarray) -> np.ndarray:
 
 def describe(problem: Problem, point: np.ndarray) -> Found:
     """What a point [SIZE] is and does."""
-    metrics = _measure(problem, point)
+    metrics = measure(problem, point)
     layout = {name: int(round(value)) for name, value in zip(LAYOUT, point, strict=False)}
     logs = point[WIDTH:]
     hardware = {p: v * math.exp(logs[i]) for i, (p, v) in enumerate(zip(problem.paths, problem.current, strict=True))}
@@ -141,7 +143,8 @@ def describe(problem: Problem, point: np.ndarray) -> Found:
     return Found(value=named[problem.objective], layout=layout, hardware=hardware, metrics=named)
 
 
-def _measure(problem: Problem, point: np.ndarray) -> Any:
+def measure(problem: Problem, point: np.ndarray) -> Metrics:
+    """Exact `Metrics` of a point [SIZE]: the layout's values, then logarithms of the hardware's multiples."""
     values = jax.numpy.asarray(point, float)
     return _measured(problem.case, values[:WIDTH], values[WIDTH:])
 
@@ -151,14 +154,14 @@ _measured = jax.jit(lambda case, values, logs: metrics_at(case, values, logs))
 
 def why_not(problem: Problem, point: np.ndarray) -> str:
     """A sentence on what an infeasible point [SIZE] violates."""
-    metrics = _measure(problem, point)
+    metrics = measure(problem, point)
     layout = ", ".join(f"{name} {value:g}" for name, value in zip(LAYOUT, point, strict=False))
     reason = REASONS[int(metrics.reason)]
     if int(metrics.reason) == 0:
         reason = "the constraints " + ", ".join(problem.limits) + " are not met"
     return (
-        f"{problem.model} on at most {problem.max_devices} devices of {problem.system}: "
-        f"the closest found ({layout}) fails: {reason}"
+        f"{problem.model} on up to {problem.max_devices} devices of {problem.system}: "
+        f"the layout closest to feasible ({layout}) fails: {reason}"
     )
 
 

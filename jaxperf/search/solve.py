@@ -1,4 +1,4 @@
-"""The two compiled programs of a search: annealed gradient descent of many restarts, and exact scores of many points."""
+"""The compiled programs of a search: annealed descent of many restarts, slopes at a point, exact scores of many points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optax
 
 from ..ops import Scalar
 from .factors import SLOTS
-from .relax import LAYOUT, Case, relaxed, scored
+from .relax import LAYOUT, Case, relaxed, relaxed_logs, scored
 
 SIZE = len(LAYOUT) + SLOTS
 """Coordinates of a point: log2 of the layout's values, then the hardware's."""
@@ -46,7 +46,8 @@ def _descend(case: Case, start: Scalar, low: Scalar, high: Scalar, steps: int) -
         temperature = _HOT * (_COLD / _HOT) ** progress
         weight = _LIGHT * (_HEAVY / _LIGHT) ** progress
         _, slopes = jax.vmap(lambda p: value_and_slopes(lambda q: relaxed(case, q, temperature, weight), p))(points)
-        updates, state = optimiser.update(jnp.nan_to_num(slopes, posinf=0.0, neginf=0.0), state, points)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
+            updates, state = optimiser.update(jnp.nan_to_num(slopes, posinf=0.0, neginf=0.0), state, points)
         moved = optax.projections.projection_box(optax.apply_updates(points, updates), low, high)
         return (moved, state), None
 
@@ -66,7 +67,25 @@ def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, st
 
     **Returns:** end points [restarts, SIZE]. Compiles once for a number of restarts and steps.
     """
-    return np.asarray(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
+    return np.array(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
+
+
+def _slopes(case: Case, point: Scalar, temperature: Scalar) -> tuple[Scalar, Scalar]:
+    return value_and_slopes(lambda moved: relaxed_logs(case, moved, temperature), point)
+
+
+@functools.cache
+def _sloper() -> Callable:
+    return compiled(_slopes)
+
+
+def slopes(case: Case, point: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of the relaxed metrics and of the excesses over limits, [k], and their slopes [SIZE, k].
+
+    **Arguments:** `point` [SIZE], log2 of the layout's values, then logarithms of the hardware's multiples.
+    """
+    values, jacobian = _sloper()(case, jnp.asarray(point, float), jnp.asarray(temperature, float))
+    return np.asarray(values, float), np.asarray(jacobian, float)
 
 
 def _score_buffer(case: Case, points: Scalar, blocks: Scalar) -> Scalar:
