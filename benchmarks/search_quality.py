@@ -21,26 +21,88 @@ FREE = ("tp", "pp", "ep", "cp", "attention_dp", "batch")
 DEVICE, PRICE = "output_tokens_per_s_per_device", "price_per_million_tokens"
 
 PROBLEMS: list[dict[str, Any]] = [
-    dict(model="llama-3.1-70b", system="h100-sxm-8", max_devices=16, constraints=["tpot_s<0.03"]),
-    dict(model="llama-3.1-70b", system="h200-8", max_devices=8, constraints=["tpot_s<0.02"], isl=4096, osl=512),
-    dict(model="llama-3.1-70b", system="a100-80gb-8", max_devices=24, objective="ttft_s", isl=8192, osl=256),
-    dict(model="llama-3.1-70b", system="b200-8", max_devices=8, objective="output_tokens_per_s", weights="nvfp4"),
-    dict(model="llama-3.1-405b", system="h100-sxm-8", max_devices=32, constraints=["tpot_s<0.06", "ttft_s<2"]),
-    dict(model="llama-3.1-405b", system="gb200-nvl72", max_devices=72, constraints=["tpot_s<0.025"], weights="fp8"),
-    dict(model="llama-3.1-405b", system="mi300x-8", max_devices=16, objective="tpot_s"),
-    dict(model="llama-3.1-8b", system="a100-80gb-8", max_devices=8, objective=PRICE),
-    dict(model="llama-3.1-8b", system="h100-sxm-8", max_devices=12, objective=PRICE, constraints=["tpot_s<0.008"]),
-    dict(model="qwen2.5-32b", system="mi300x-8", max_devices=8, constraints=["tpot_s<0.015"]),
-    dict(model="qwen2.5-14b", system="h100-sxm-8", max_devices=40, objective="ttft_s", isl=32000, osl=128),
-    dict(model="qwen3-32b", system="gb200-nvl72", max_devices=36, objective="e2e_s", isl=2048, osl=2048),
-    dict(model="qwen3-235b-a22b", system="h200-8", max_devices=16, constraints=["tpot_s<0.03"]),
-    dict(model="qwen3-235b-a22b", system="gb200-nvl72", max_devices=64, constraints=["tpot_s<0.02"], isl=2048),
-    dict(model="qwen3-30b-a3b", system="h100-sxm-8", max_devices=8, objective="output_tokens_per_s"),
-    dict(model="qwen3-coder-480b-a35b", system="b200-8", max_devices=16, constraints=["tpot_s<0.04", "ttft_s<1"]),
-    dict(model="mixtral-8x7b", system="a100-80gb-8", max_devices=16, constraints=["tpot_s<0.025"]),
-    dict(model="mixtral-8x22b", system="h100-sxm-8", max_devices=16, objective=PRICE, constraints=["tpot_s<0.03"]),
-    dict(model="gpt-1.8t-moe", system="gb200-nvl72", max_devices=72, constraints=["tpot_s<0.05"], weights="fp8"),
-    dict(model="gpt-1.8t-moe", system="h200-8", max_devices=64, objective="tpot_s", weights="fp8"),
+    {"model": "llama-3.1-70b", "system": "h100-sxm-8", "max_devices": 16, "constraints": ["tpot_s<0.03"]},
+    {
+        "model": "llama-3.1-70b",
+        "system": "h200-8",
+        "max_devices": 8,
+        "constraints": ["tpot_s<0.02"],
+        "isl": 4096,
+        "osl": 512,
+    },
+    {
+        "model": "llama-3.1-70b",
+        "system": "a100-80gb-8",
+        "max_devices": 24,
+        "objective": "ttft_s",
+        "isl": 8192,
+        "osl": 256,
+    },
+    {
+        "model": "llama-3.1-70b",
+        "system": "b200-8",
+        "max_devices": 8,
+        "objective": "output_tokens_per_s",
+        "weights": "nvfp4",
+    },
+    {"model": "llama-3.1-405b", "system": "h100-sxm-8", "max_devices": 32, "constraints": ["tpot_s<0.06", "ttft_s<2"]},
+    {
+        "model": "llama-3.1-405b",
+        "system": "gb200-nvl72",
+        "max_devices": 72,
+        "constraints": ["tpot_s<0.025"],
+        "weights": "fp8",
+    },
+    {"model": "llama-3.1-405b", "system": "mi300x-8", "max_devices": 16, "objective": "tpot_s"},
+    {"model": "llama-3.1-8b", "system": "a100-80gb-8", "max_devices": 8, "objective": PRICE},
+    {
+        "model": "llama-3.1-8b",
+        "system": "h100-sxm-8",
+        "max_devices": 12,
+        "objective": PRICE,
+        "constraints": ["tpot_s<0.008"],
+    },
+    {"model": "qwen2.5-32b", "system": "mi300x-8", "max_devices": 8, "constraints": ["tpot_s<0.015"]},
+    {
+        "model": "qwen2.5-14b",
+        "system": "h100-sxm-8",
+        "max_devices": 40,
+        "objective": "ttft_s",
+        "isl": 32000,
+        "osl": 128,
+    },
+    {"model": "qwen3-32b", "system": "gb200-nvl72", "max_devices": 36, "objective": "e2e_s", "isl": 2048, "osl": 2048},
+    {"model": "qwen3-235b-a22b", "system": "h200-8", "max_devices": 16, "constraints": ["tpot_s<0.03"]},
+    {
+        "model": "qwen3-235b-a22b",
+        "system": "gb200-nvl72",
+        "max_devices": 64,
+        "constraints": ["tpot_s<0.02"],
+        "isl": 2048,
+    },
+    {"model": "qwen3-30b-a3b", "system": "h100-sxm-8", "max_devices": 8, "objective": "output_tokens_per_s"},
+    {
+        "model": "qwen3-coder-480b-a35b",
+        "system": "b200-8",
+        "max_devices": 16,
+        "constraints": ["tpot_s<0.04", "ttft_s<1"],
+    },
+    {"model": "mixtral-8x7b", "system": "a100-80gb-8", "max_devices": 16, "constraints": ["tpot_s<0.025"]},
+    {
+        "model": "mixtral-8x22b",
+        "system": "h100-sxm-8",
+        "max_devices": 16,
+        "objective": PRICE,
+        "constraints": ["tpot_s<0.03"],
+    },
+    {
+        "model": "gpt-1.8t-moe",
+        "system": "gb200-nvl72",
+        "max_devices": 72,
+        "constraints": ["tpot_s<0.05"],
+        "weights": "fp8",
+    },
+    {"model": "gpt-1.8t-moe", "system": "h200-8", "max_devices": 64, "objective": "tpot_s", "weights": "fp8"},
 ]
 
 
@@ -58,19 +120,19 @@ def main() -> int:
         gap = problem.sign * (result.best.value / value - 1)
         hit = abs(gap) <= 1e-6
         hits += hit
-        row = dict(
-            question=question,
-            hit=hit,
-            relative_gap=gap,
-            found=result.best.value,
-            optimum=value,
-            layout=result.best.layout,
-            evaluations=result.evaluations,
-            gradients=result.gradients,
-            points=points,
-            search_s=round(search_s, 2),
-            exhaustive_s=round(exhaustive_s, 2),
-        )
+        row = {
+            "question": question,
+            "hit": hit,
+            "relative_gap": gap,
+            "found": result.best.value,
+            "optimum": value,
+            "layout": result.best.layout,
+            "evaluations": result.evaluations,
+            "gradients": result.gradients,
+            "points": points,
+            "search_s": round(search_s, 2),
+            "exhaustive_s": round(exhaustive_s, 2),
+        }
         rows.append(row)
         degrees = " ".join(f"{k[:3]}{v}" for k, v in result.best.layout.items() if k != "chunk")
         print(
@@ -81,15 +143,15 @@ def main() -> int:
         )
     evaluations = sum(row["evaluations"] for row in rows)
     points = sum(row["points"] for row in rows)
-    summary = dict(
-        hits=hits,
-        problems=len(rows),
-        evaluations=evaluations,
-        points=points,
-        search_s=round(sum(row["search_s"] for row in rows), 1),
-        exhaustive_s=round(sum(row["exhaustive_s"] for row in rows), 1),
-        rows=rows,
-    )
+    summary = {
+        "hits": hits,
+        "problems": len(rows),
+        "evaluations": evaluations,
+        "points": points,
+        "search_s": round(sum(row["search_s"] for row in rows), 1),
+        "exhaustive_s": round(sum(row["exhaustive_s"] for row in rows), 1),
+        "rows": rows,
+    }
     target = Path(__file__).resolve().parent / "results" / "search_quality.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")

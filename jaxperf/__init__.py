@@ -28,15 +28,17 @@ _HOMES = {
     "estimate": "load",
     "evaluate": "phases.end_to_end",
     "Metrics": "phases.end_to_end",
-    "scan": "scan",
-    "calibrate": "calibrate",
-    "search": "search",
+    "balance": "search",
     "elasticities": "search",
+    "predict": "calibrate",
 }
-__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
+_CALLED = ("scan", "calibrate", "search")  # packages that are called: jaxperf.scan(...)
+__all__ = ["__version__", *_CALLED, *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _CALLED:
+        return import_module(f".{name}", __name__)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'jaxperf' has no attribute '{name}'")

@@ -6,8 +6,7 @@ import functools
 import os
 from typing import Any
 
-import equinox as eqx
-
+from .compiling import quick
 from .errors import InputError, nearest
 from .phases.end_to_end import Metrics, evaluate
 from .spec.deployment import (
@@ -53,7 +52,7 @@ def efficiency_document_of(source: Name, system: str | None = None, engine: str 
     """The JSON form of an efficiency.
 
     **Arguments:** `ideal` (the physical bound), `default` (fitted class values), or a calibration's name or path; of
-    a calibration, the group of `system` and `engine`, else its only group.
+    a calibration, its most specific group that fits `system` and `engine`.
 
     **Raises** `InputError` where a calibration has no group for that system and engine.
     """
@@ -68,7 +67,10 @@ def efficiency_document_of(source: Name, system: str | None = None, engine: str 
 
         return same(group["system"], system, "system") and same(group["engine"], engine, "engine")
 
-    found = [group for group in groups if matches(group)]
+    found = sorted(
+        (group for group in groups if matches(group)),
+        key=lambda group: (group["system"] is None) + (group["engine"] is None),
+    )
     if not found:
         known = ", ".join(f"{g['system']} with {g['engine']}" for g in groups)
         raise InputError(f"{text}: no factors for {system} with {engine}; it holds {known}")
@@ -140,8 +142,8 @@ def workload(
     return as_arrays(Workload(isl, osl, batch, prefill_batch, targets))
 
 
-evaluate_jit = eqx.filter_jit(evaluate)
-"""`evaluate`, compiled. One program serves every model, system, deployment and workload."""
+evaluate_quick = quick(evaluate)
+"""`evaluate`, compiled fast. One program serves every model, system, deployment and workload."""
 
 
 def estimate(
@@ -164,7 +166,7 @@ def estimate(
     for key in layout:
         if key not in known:
             raise InputError(f"estimate: unknown argument '{key}'; {nearest(key, known)}")
-    return evaluate_jit(
+    return evaluate_quick(
         load_model(model),
         load_system(system),
         deployment(model, system=os.fspath(system), **layout),

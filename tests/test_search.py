@@ -29,11 +29,11 @@ def layout_problem(model: str, system: str, **question: object) -> Problem:
 @pytest.mark.parametrize(
     ("model", "system", "question"),
     [
-        ("llama-3.1-70b", "h100-sxm-8", dict(constraints=["tpot_s<0.03"], max_devices=16)),
-        ("llama-3.1-8b", "a100-80gb-8", dict(objective="price", max_devices=8)),
-        ("qwen2.5-14b", "h100-sxm-8", dict(objective="ttft_s", isl=32000, osl=128, max_devices=12)),
-        ("qwen3-235b-a22b", "h200-8", dict(constraints=["tpot_s<0.03"], max_devices=16)),
-        ("mixtral-8x7b", "mi300x-8", dict(objective="tpot", max_devices=8)),
+        ("llama-3.1-70b", "h100-sxm-8", {"constraints": ["tpot_s<0.03"], "max_devices": 16}),
+        ("llama-3.1-8b", "a100-80gb-8", {"objective": "price", "max_devices": 8}),
+        ("qwen2.5-14b", "h100-sxm-8", {"objective": "ttft_s", "isl": 32000, "osl": 128, "max_devices": 12}),
+        ("qwen3-235b-a22b", "h200-8", {"constraints": ["tpot_s<0.03"], "max_devices": 16}),
+        ("mixtral-8x7b", "mi300x-8", {"objective": "tpot", "max_devices": 8}),
     ],
 )
 def test_search_finds_the_exhaustive_optimum(model: str, system: str, question: dict) -> None:
@@ -77,7 +77,9 @@ def test_hardware_under_a_budget_spends_all_of_it() -> None:
     assert result.best.value > today.best.value
 
 
-@pytest.mark.parametrize("layout", [dict(batch=128, tp=8, osl=2048), dict(batch=16, tp=4, efficiency="ideal")])
+@pytest.mark.parametrize(
+    "layout", [{"batch": 128, "tp": 8, "osl": 2048}, {"batch": 16, "tp": 4, "efficiency": "ideal"}]
+)
 def test_balance_equalises_marginal_values_and_matches_a_grid(layout: dict) -> None:
     found = balance("llama-3.1-70b", "h100-sxm-8", **layout)
     left, right = found.marginals.values()
@@ -101,12 +103,12 @@ def _point(**degrees: float) -> np.ndarray:
 
 
 CASES = [
-    ("llama-3.1-70b", "h100-sxm-8", dict(tp=8, batch=64)),
+    ("llama-3.1-70b", "h100-sxm-8", {"tp": 8, "batch": 64}),
     ("llama-3.1-8b", "rtx-4090-1", {}),
-    ("qwen3-235b-a22b", "gb200-nvl72", dict(tp=2, attention_dp=8, ep=16, pp=2, batch=256, chunk=300)),
+    ("qwen3-235b-a22b", "gb200-nvl72", {"tp": 2, "attention_dp": 8, "ep": 16, "pp": 2, "batch": 256, "chunk": 300}),
     ("mixtral-8x7b", "a100-80gb-8", {}),
-    ("gpt-oss-120b", "b200-8", dict(tp=2, cp=2, ep=4, batch=7, chunk=100)),
-    ("deepseek-v3", "h200-8", dict(tp=8, ep=8, batch=3)),
+    ("gpt-oss-120b", "b200-8", {"tp": 2, "cp": 2, "ep": 4, "batch": 7, "chunk": 100}),
+    ("deepseek-v3", "h200-8", {"tp": 8, "ep": 8, "batch": 3}),
 ]
 
 

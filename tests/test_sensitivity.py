@@ -12,12 +12,12 @@ from jaxperf.search.sensitivity import _measure
 from jaxperf.spec.library import find, get_path, save, set_path
 
 CASES = [
-    ("llama-3.1-70b", "h100-sxm-8", dict(tp=8, batch=64)),
+    ("llama-3.1-70b", "h100-sxm-8", {"tp": 8, "batch": 64}),
     ("llama-3.1-8b", "rtx-4090-1", {}),
-    ("llama-3.1-405b", "b200-8", dict(tp=8, pp=4, batch=30, weights="fp8")),
-    ("qwen3-235b-a22b", "gb200-nvl72", dict(tp=4, attention_dp=4, ep=16, pp=2, batch=128, weights="fp8")),
-    ("deepseek-v3", "h200-8", dict(tp=8, cp=2, ep=16, batch=7, chunk=300)),
-    ("gpt-oss-120b", "mi300x-8", dict(tp=2, ep=2, batch=3, chunk=128)),
+    ("llama-3.1-405b", "b200-8", {"tp": 8, "pp": 4, "batch": 30, "weights": "fp8"}),
+    ("qwen3-235b-a22b", "gb200-nvl72", {"tp": 4, "attention_dp": 4, "ep": 16, "pp": 2, "batch": 128, "weights": "fp8"}),
+    ("deepseek-v3", "h200-8", {"tp": 8, "cp": 2, "ep": 16, "batch": 7, "chunk": 300}),
+    ("gpt-oss-120b", "mi300x-8", {"tp": 2, "ep": 2, "batch": 3, "chunk": 128}),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..callable_module import make_callable
 from ..errors import InputError
 from ..load import efficiency_document_of
 from ..spec.deployment import IDEAL, build_efficiency
@@ -195,3 +196,5 @@ def _fit_group(
     efficiency = found.efficiency | {"sharpness": None}
     entries |= report.fit_section(found, impossible)
     return {"system": system, "engine": engine, "efficiency": efficiency, "report": entries}
+
+make_callable(__name__, calibrate)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..phases.breakdown import Columns
     from ..phases.end_to_end import Metrics
 
-COMPILE_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
-"""A program that runs once is worth compiling fast, not well: a third of the time, the same numbers."""
 
 CLOSED_FORM = (
     "memory_s",
@@ -68,11 +66,12 @@ def price(configuration: Configuration, rows: bool) -> tuple[Metrics, dict[str, 
     pytrees = build(configuration)
     import jax
 
+    from ..compiling import quick
     from ..phases.breakdown import breakdown_columns
     from ..phases.end_to_end import evaluate
 
     def compute(function: Any) -> Any:
-        return jax.device_get(jax.jit(function, compiler_options=COMPILE_OPTIONS)(*pytrees))
+        return jax.device_get(quick(function)(*pytrees))
 
     if not rows:
         return compute(evaluate), None

@@ -99,9 +99,17 @@ def headline(out: Console, configuration: Configuration) -> None:
     out.print(
         f"weights {'/'.join(weights)}, KV cache {c.precision['kv_cache']}{engine}, efficiency {escape(c.efficiency)}"
     )
-    for name, values in c.report.items():
-        figures = ", ".join(f"{key} {figure(value)}" for key, value in values.items() if value is not None)
-        out.print(f"calibration, {escape(name)}: {escape(figures)}", style="dim")
+    errors = {
+        name: values["mape"]
+        for name, values in c.report.items()
+        if name.startswith(("held_out_after", "held-out systems")) and values.get("mape") is not None
+    }
+    if errors:
+        said = ", ".join(
+            f"{name.removeprefix('held_out_after_').removeprefix('held-out systems ')} {error:.0f} %"
+            for name, error in errors.items()
+        )
+        out.print(f"held-out error of its factors: {escape(said)}", style="dim")
     out.print()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ..callable_module import make_callable
 from ..errors import InputError
 from .engine import Group, GroupResult, Prepared, Progress, block_shape, compile_seconds, prepare, run_group
 from .rows import configuration_rows
@@ -127,3 +128,5 @@ def scan(space: Space | dict | str | None = None, progress: Callable[[Progress],
                 infeasible[reason] = infeasible.get(reason, 0) + count
     feasible = sum(group.counts.get("feasible", 0) for group in results)
     return ScanResult(space, total, feasible, infeasible, compiled, wall, total / wall, results)
+
+make_callable(__name__, scan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..callable_module import make_callable
 from .balance import Balance, balance
 from .problem import Problem, define
 from .run import Found, SearchResult, exhaustive, search, solve
@@ -20,3 +21,5 @@ __all__ = [
     "search",
     "solve",
 ]
+
+make_callable(__name__, search)

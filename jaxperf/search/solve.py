@@ -21,14 +21,13 @@ SIZE = len(LAYOUT) + SLOTS
 _HOT, _COLD = 0.3, 0.02  # temperatures at the start and the end
 _LIGHT, _HEAVY = 5.0, 50.0  # weights of the penalty at the start and the end
 _RATE = 0.2  # of Adam, in log2 or log units a step
+_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
 _BUFFER, _BLOCK = 65536, 1024  # points of one call of the scorer, and points priced side by side
 
 
 def compiled(function: Callable, **settings: Any) -> Callable:
-    """`jax.jit` for derivatives of `evaluate`. On a CPU the fusion pass is off: it copies shared sub-expressions into
-    every consumer, which triples the time to compile a program that runs for a second."""
-    quick = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=quick, **settings)
+    """`jax.jit` for derivatives of `evaluate`: on a CPU compiled fast rather than well, as it runs for seconds only."""
+    return jax.jit(function, compiler_options=_QUICK if jax.default_backend() == "cpu" else None, **settings)
 
 
 def value_and_slopes(function: Callable[[Scalar], Scalar], point: Scalar) -> tuple[Scalar, Scalar]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -260,8 +262,10 @@ def test_gradients_are_finite(corner: str, relaxed: bool, figures: dict):
             assert np.isfinite(np.asarray(leaf)).all()
 
 
+@functools.partial(jax.jit, static_argnums=4, compiler_options={"xla_backend_optimization_level": 0})
 def _gradients(described, machine, deployed, work, relaxed: bool):
-    """Gradients of two metrics with respect to device, fabric, degrees, efficiency and workload."""
+    """Gradients of three metrics with respect to device, fabric, degrees, efficiency and workload."""
+
     def objective(inputs):
         parallelism, efficiency, device, fabric, isl, osl, batch = inputs
         laid_out = tree_at(lambda d: (d.parallelism, d.efficiency), deployed, (parallelism, efficiency))
@@ -273,4 +277,4 @@ def _gradients(described, machine, deployed, work, relaxed: bool):
 
     device = (machine.device.memory, machine.device.peak)
     inputs = (deployed.parallelism, deployed.efficiency, device, machine.fabric, work.isl, work.osl, work.batch)
-    return jax.jit(jax.grad(objective))(inputs)
+    return jax.grad(objective)(inputs)
