@@ -1,6 +1,6 @@
 """How many configurations a second: the embedded default space, all five stages, reduced on the device.
 
-Compile time apart, float32. Every configuration passes prefill, decode, end to end, memory and feasibility; the standard
+Compile time apart, float32. Every configuration passes prefill, decode, end to end, memory and feasibility; the
 reductions are the best of two objectives, the exact Pareto frontier, and counts by reason. Prints and writes JSON.
 
     python benchmarks/scan_speed.py [--models N] [--out benchmarks/results/scan_speed.json]

@@ -1,4 +1,4 @@
-"""Subpackages that are called like the function which they are about: `jaxperf.scan(...)` beside `jaxperf.scan.Space`."""
+"""Subpackages that are called like the function they are about: `jaxperf.scan(...)` beside `jaxperf.scan.Space`."""
 
 from __future__ import annotations
 

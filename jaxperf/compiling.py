@@ -1,4 +1,4 @@
-"""How small programs are compiled: on a CPU, the time to compile one scalar `evaluate` is most of what a person waits."""
+"""How small programs are compiled: on a CPU, compiling one scalar `evaluate` is most of what a person waits for."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def deployment(
     the KV cache (by default what the model's own `model` spec says); `chunk` of chunked prefill [tokens of a prompt];
     an `engine` by name; an `efficiency`: `default`, `ideal`, a calibration's name or path, or an `Efficiency`.
     """
-    degrees = dict(tp=tp, pp=pp, ep=ep, cp=cp, attention_dp=attention_dp, replicas=replicas)
+    degrees = {"tp": tp, "pp": pp, "ep": ep, "cp": cp, "attention_dp": attention_dp, "replicas": replicas}
     for name, value in degrees.items():
         if isinstance(value, (int, float)) and value < 1:
             raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
@@ -132,7 +132,7 @@ def workload(
     slo_tpot: float | None = None,
 ) -> Workload:
     """A `Workload` with array leaves: prompt and output tokens, sequences in flight, targets [s]."""
-    for name, value in dict(isl=isl, osl=osl, batch=batch, prefill_batch=prefill_batch).items():
+    for name, value in {"isl": isl, "osl": osl, "batch": batch, "prefill_batch": prefill_batch}.items():
         if isinstance(value, (int, float)) and value < 1:
             raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
     targets = Slo(

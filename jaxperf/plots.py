@@ -75,13 +75,18 @@ def frontier_figure(result: ScanResult, path: str | os.PathLike) -> None:
         panel.set_visible(False)
     handles = {label: h for panel in axes.flat for h, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
+        )
     figure.suptitle(f"Pareto frontiers of {result.configurations:,} configurations", fontsize=11)
     save_figure(figure, path)
     plt.close(figure)
 
 
 def _column(metric: str) -> str:
-    return {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s", "price_per_million_tokens": "price_per_million_tokens_USD"}.get(
-        metric, metric
-    )
+    return {
+        "ttft": "ttft_s",
+        "tpot": "tpot_s",
+        "e2e": "e2e_s",
+        "price_per_million_tokens": "price_per_million_tokens_USD",
+    }.get(metric, metric)

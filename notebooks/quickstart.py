@@ -22,8 +22,12 @@ system = jaxperf.load_system("h100-sxm-8")
 
 # %% One configuration: time to the first token, time per output token, what fits
 metrics = jaxperf.estimate("llama-3.1-70b", "h100-sxm-8", tp=8, batch=64, isl=2048, osl=256)
-print(f"TTFT {1e3 * metrics.ttft:.0f} ms, TPOT {1e3 * metrics.tpot:.1f} ms, {metrics.output_tokens_per_s:,.0f} tokens/s")
-print(f"{metrics.memory.total / 1e9:.0f} GB of {metrics.memory.capacity / 1e9:.0f} GB; up to {metrics.max_batch:.0f} sequences fit")
+print(
+    f"TTFT {1e3 * metrics.ttft:.0f} ms, TPOT {1e3 * metrics.tpot:.1f} ms, {metrics.output_tokens_per_s:,.0f} tokens/s"
+)
+print(
+    f"{metrics.memory.total / 1e9:.0f} of {metrics.memory.capacity / 1e9:.0f} GB; {metrics.max_batch:.0f} sequences would fit"
+)
 
 # %% The same function, vmapped over batches
 deployment = jaxperf.deployment("llama-3.1-70b", tp=8)

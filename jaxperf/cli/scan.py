@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def wide_vectors() -> None:
-    """Let XLA use all of a CPU's vector width, where it has 512 bits; it takes 256 unless told. Before importing JAX."""
+    """Let XLA use 512-bit vectors where the CPU has them; it takes 256 unless told. Call before importing JAX."""
     flags = os.environ.get("XLA_FLAGS", "")
     try:
         wide = "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:16384]
@@ -192,7 +192,9 @@ def _check_folder(folder: Path, force: bool) -> None:
         raise InputError(f"--out: {folder} is a file, not a folder")
     held = [name for name in ("frontier.csv", "frontier.png") if (folder / name).exists()]
     if held and not force:
-        raise InputError(f"{folder} holds {' and '.join(held)} of an earlier scan; add --force, or --out another folder")
+        raise InputError(
+            f"{folder} holds {' and '.join(held)} of an earlier scan; add --force, or --out another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -264,7 +266,11 @@ def _picks(group: GroupResult) -> list[tuple[str, dict]]:
 def _short(metric: str) -> str:
     if metric.startswith("output_tokens_per_s_per_"):
         return {"device": "throughput", "user": "speed"}[metric.rpartition("_")[2]]
-    word = "least" if metric in ("ttft", "tpot", "e2e", "price_per_million_tokens", "joules_per_token", "devices") else "most"
+    word = (
+        "least"
+        if metric in ("ttft", "tpot", "e2e", "price_per_million_tokens", "joules_per_token", "devices")
+        else "most"
+    )
     return f"{word} {metric.replace('_', ' ')}"
 
 
@@ -287,12 +293,16 @@ def _print(result: ScanResult, folder: Path | None) -> None:
             out.print(f"\n{title}: nothing feasible")
             continue
         out.print(f"\n{title}   [dim]{len(group.frontier)} points on the frontier[/]")
-        table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 1 if narrow else 2, 0, 0))
+        table = Table(
+            box=None, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 1 if narrow else 2, 0, 0)
+        )
         columns = ["", "system", "layout", "batch"] + ([] if narrow else ["weights/KV"])
         columns += ["tok/s dev", "tok/s user"] + ([] if narrow else ["TTFT ms", "TPOT ms", "$/M tok"])
         for name in columns:
             right = name not in ("", "system", "layout", "weights/KV")
-            table.add_column(name, justify="right" if right else "left", no_wrap=name not in ("layout", "tok/s dev", "tok/s user"))
+            table.add_column(
+                name, justify="right" if right else "left", no_wrap=name not in ("layout", "tok/s dev", "tok/s user")
+            )
         for label, row in picks:
             price = row["price_per_million_tokens_USD"]
             cells = [label, row["system"], layout_text(row), f"{row['batch']}"]

@@ -37,9 +37,7 @@ def _links(fabric: tuple[Tier, ...], efficiency: Efficiency) -> list[tuple[Scala
     ]
 
 
-def ring_line(
-    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops
-) -> Line:
+def ring_line(ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Line:
     """Ring all-gather (or reduce-scatter) as a line over the gathered size M; an all-reduce is two of them.
 
     **Arguments:** `ranks` G of the group; `stride` s, the product of the degrees nested inside it: G ranks that lie s
@@ -57,9 +55,7 @@ def ring_line(
     return Line(latency, per_byte)
 
 
-def exchange_line(
-    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops
-) -> Line:
+def exchange_line(ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Line:
     """Pairwise all-to-all as a line over M, what a rank sends in total; each destination at the tier that it crosses.
 
     (G_in−1)(α_in + M/G·β_in) + (G−G_in)(α_out + M/G·β_out). Arguments as in `ring_line`.

@@ -18,9 +18,7 @@ from .decode import PhaseCost
 from .layers import LayerCost, layer_cost, over_groups, slowest, whole
 
 
-def prefill_passes(
-    isl: Scalar, chunk: Scalar, prompts: Scalar, deployment: Deployment, ops: Ops
-) -> tuple[Pass, Pass]:
+def prefill_passes(isl: Scalar, chunk: Scalar, prompts: Scalar, deployment: Deployment, ops: Ops) -> tuple[Pass, Pass]:
     """The full chunks and the short last one (0 chunks where the chunk divides the prompt).
 
     `prompts` prompts run at once, ⌈prompts/dpa⌉ on the fullest replica; a chunk has `chunk` tokens of each prompt, of
@@ -73,7 +71,7 @@ def prefill_times(
     results = []
     for index in range(len(prompts)):
         full, rest = passes[2 * index], passes[2 * index + 1]
-        pairs = [tuple(jax.tree.map(lambda leaf, i=i: leaf[2 * index + i], c) for i in (0, 1)) for c in costs]
+        pairs = [tuple(jax.tree.map(lambda leaf, place=2 * index + i: leaf[place], c) for i in (0, 1)) for c in costs]
         results.append(_assemble(plan, full, rest, pairs, shares, assembly, ops))
     return results
 

@@ -34,8 +34,8 @@ class ScanResult:
     def __repr__(self) -> str:
         rate = self.configurations_per_s / 1e6
         return (
-            f"ScanResult({self.configurations:,} configurations, {self.feasible:,} feasible, {len(self.groups)} groups, "
-            f"{rate:.0f} M/s)"
+            f"ScanResult({self.configurations:,} configurations, {self.feasible:,} feasible, "
+            f"{len(self.groups)} groups, {rate:.0f} M/s)"
         )
 
     def document(self) -> dict:
@@ -115,9 +115,7 @@ def scan(space: Space | dict | str | None = None, progress: Callable[[Progress],
         places = [(number, index) for _, _, number, index in frontier] + [found[1:] for _, found in bests]
         rows = configuration_rows(prepared, group, shape, places)
         best = {name: rows[len(frontier) + position] for position, (name, _) in enumerate(bests)}
-        return GroupResult(
-            group.model, group.isl, group.osl, group.configurations, counts, best, rows[: len(frontier)]
-        )
+        return GroupResult(group.model, group.isl, group.osl, group.configurations, counts, best, rows[: len(frontier)])
 
     results = _concurrently(scan_group, prepared.groups)
     wall = time.perf_counter() - started
@@ -128,5 +126,6 @@ def scan(space: Space | dict | str | None = None, progress: Callable[[Progress],
                 infeasible[reason] = infeasible.get(reason, 0) + count
     feasible = sum(group.counts.get("feasible", 0) for group in results)
     return ScanResult(space, total, feasible, infeasible, compiled, wall, total / wall, results)
+
 
 make_callable(__name__, scan)

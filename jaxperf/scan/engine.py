@@ -79,7 +79,11 @@ def configuration(inputs: Inputs, point: Point, batch: Any, chunk: Any) -> tuple
     one = jnp.ones((), inputs.isl.dtype)
     layout = Parallelism(*[point.degrees[i] for i in range(len(DEGREES))], replicas=one)
     engine = eqx.tree_at(lambda e: e.chunk, inputs.engine, chunk)
-    return system, Deployment(layout, precision, engine, efficiency), Workload(inputs.isl, inputs.osl, batch, one, inputs.slo)
+    return (
+        system,
+        Deployment(layout, precision, engine, efficiency),
+        Workload(inputs.isl, inputs.osl, batch, one, inputs.slo),
+    )
 
 
 def objective(metrics: Metrics, name: str) -> Any:
@@ -250,7 +254,10 @@ def block_points(group: Group, number: int, shape: Shape) -> tuple[Point, Chunks
     """The outer points and chunks of one block, filled up with repeats that are not real."""
     rows, chunk = group.part(number, shape)
     real = np.dtype(jnp.result_type(float))
-    padded, padded_chunk = rows + rows[-1:] * (shape.points - len(rows)), chunk + chunk[-1:] * (shape.chunks - len(chunk))
+    padded, padded_chunk = (
+        rows + rows[-1:] * (shape.points - len(rows)),
+        chunk + chunk[-1:] * (shape.chunks - len(chunk)),
+    )
     points = Point(
         system=np.asarray([row[0] for row in padded], np.int32),
         precision=np.asarray([row[1] for row in padded], np.int32),

@@ -163,7 +163,10 @@ class Pareto(eqx.Module):
         return first, second, packed(number, -1), packed(index, -1), ladder, overflow
 
     def finish(self, state: Any) -> list[tuple[float, float, int, int]]:
-        """Points as (first, second, block, index), falling in the first. **Raises** `OverflowError` where points were lost."""
+        """Points as (first, second, block, index), falling in the first.
+
+        **Raises** `OverflowError` where points were lost.
+        """
         first, second, number, index, _, overflow = (np.asarray(part) for part in state)
         if overflow:
             raise OverflowError(f"the frontier has more than {self.capacity} points; raise Pareto(capacity=...)")

@@ -41,9 +41,7 @@ def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> 
     return jax.vmap(one)(points, batch, chunk)
 
 
-def configuration_rows(
-    prepared: Prepared, group: Group, shape: Shape, places: list[tuple[int, int]]
-) -> list[dict]:
+def configuration_rows(prepared: Prepared, group: Group, shape: Shape, places: list[tuple[int, int]]) -> list[dict]:
     """Rows for places (block, index in the block) of a group, in order."""
     if not places:
         return []
@@ -73,7 +71,13 @@ def configuration_rows(
 
 
 def _row(
-    prepared: Prepared, group: Group, row: tuple[int, int, tuple[int, ...]], chunk: int, batch: int, metrics: Any, i: int
+    prepared: Prepared,
+    group: Group,
+    row: tuple[int, int, tuple[int, ...]],
+    chunk: int,
+    batch: int,
+    metrics: Any,
+    i: int,
 ) -> dict:
     point = prepared.points[row[0]]
     weights, kv = prepared.precisions[group.model][row[1]]

@@ -157,8 +157,17 @@ def build_space(document: dict, where: str) -> Space:
     for key in ("models", "systems"):
         if key not in document:
             raise InputError(f"{where}: the key '{key}' is missing; expected a list of names")
-    models = tuple(dict.fromkeys(find("model", n).name if not n.endswith(".json") else n for n in _names("models", document["models"], where)))
-    systems = tuple(dict.fromkeys(find("system", n).name if not n.endswith(".json") else n for n in _names("systems", document["systems"], where)))
+    models = tuple(
+        dict.fromkeys(
+            find("model", n).name if not n.endswith(".json") else n for n in _names("models", document["models"], where)
+        )
+    )
+    systems = tuple(
+        dict.fromkeys(
+            find("system", n).name if not n.endswith(".json") else n
+            for n in _names("systems", document["systems"], where)
+        )
+    )
     space = Space(models=models, systems=systems, name=where)
     changes: dict[str, Any] = {}
     for key in (*DEGREES, "batch"):
@@ -193,7 +202,11 @@ def build_space(document: dict, where: str) -> Space:
         if not 1 <= len(names) <= 2:
             raise InputError(f"{where}: objectives: {len(names)} are given; expected one or two")
         chosen = [objective_name(name) for name in names]
-        other = "output_tokens_per_s_per_user" if chosen[0] != "output_tokens_per_s_per_user" else "output_tokens_per_s_per_device"
+        other = (
+            "output_tokens_per_s_per_user"
+            if chosen[0] != "output_tokens_per_s_per_user"
+            else "output_tokens_per_s_per_device"
+        )
         changes["objectives"] = tuple(chosen) if len(chosen) == 2 else (chosen[0], other)
         if changes["objectives"][0] == changes["objectives"][1]:
             raise InputError(f"{where}: objectives: '{chosen[0]}' stands twice")
@@ -271,7 +284,11 @@ def layouts(space: Space, model: Spec, system: dict) -> Iterator[tuple[int, ...]
     groups = model.document["layer_groups"]
     depth = sum(group["count"] for group in groups)
     experts = [g["feed_forward"]["experts"] for g in groups if g["feed_forward"]["experts"]]
-    heads = [g["attention"]["state_value_heads"] or g["attention"]["query_heads"] for g in groups if g["attention"]["kind"] != "none"]
+    heads = [
+        g["attention"]["state_value_heads"] or g["attention"]["query_heads"]
+        for g in groups
+        if g["attention"]["kind"] != "none"
+    ]
     limit = min(space.max_devices, max(tier["devices"] for tier in system["fabric"]))
     for tp, pp, ep, cp, dpa in itertools.product(space.tp, space.pp, space.ep, space.cp, space.attention_dp):
         ranks = tp * cp * dpa

@@ -125,7 +125,9 @@ class Deployment(eqx.Module):
 
 
 IDEAL: dict[str, float] = {
-    name: 1.0 if field.high == 1 or field.low == 1 else 0.0 for name, field in EFFICIENCY_FIELDS.items() if name != "sharpness"
+    name: 1.0 if field.high == 1 or field.low == 1 else 0.0
+    for name, field in EFFICIENCY_FIELDS.items()
+    if name != "sharpness"
 }
 """The physical bound in the JSON form of an efficiency: shares 1, scales 1, times 0."""
 
@@ -195,5 +197,5 @@ def build_engine(document: dict | None = None, chunk: float | None = None) -> En
     limit = float("inf") if chunk is None else chunk
     if document is None:
         return Engine(chunk=limit)
-    same = "memory_utilisation block_tokens causal_work overlap host_overlap".split()
+    same = ["memory_utilisation", "block_tokens", "causal_work", "overlap", "host_overlap"]
     return Engine(chunk=limit, reserve=document["reserve_GB"] * GIGA, **{name: document[name] for name in same})

@@ -8,9 +8,7 @@ from ..constants import DTYPES, FORMATS, GROUP_SLOTS, KV_FORMATS, TIER_SLOTS, WE
 from ..errors import InputError
 from .schema import Flag, Kind, Listing, Number, Section, Table, Text
 
-SOURCES = Table(
-    Section({"source": Text(), "date": Text(default="undated"), "estimate": Flag(default=False)}), least=1
-)
+SOURCES = Table(Section({"source": Text(), "date": Text(default="undated"), "estimate": Flag(default=False)}), least=1)
 """`{path: {source, date, estimate}}`; a path covers every figure below it."""
 
 
@@ -102,7 +100,10 @@ GROUP = Section(
 
 PRECISION = Section(
     {name: Text(tuple(FORMATS), default="bf16") for name in WEIGHT_CLASSES}
-    | {"kv_cache": Text(tuple(KV_FORMATS), default="bf16"), "activations": Text(("fp32", "bf16", "fp16"), default="bf16")},
+    | {
+        "kv_cache": Text(tuple(KV_FORMATS), default="bf16"),
+        "activations": Text(("fp32", "bf16", "fp16"), default="bf16"),
+    },
     default={},
 )
 
@@ -160,14 +161,17 @@ def _peaks_rule(device: dict, where: str) -> None:
         raise InputError(f"{where}.peak_TFLOPS: at least one of {', '.join(DTYPES)} must be given")
     if device["main_memory"] not in device["memory"]:
         raise InputError(
-            f"{where}.main_memory: '{device['main_memory']}' is no tier of memory; choose one of {', '.join(device['memory'])}"
+            f"{where}.main_memory: '{device['main_memory']}' is no tier of memory; "
+            f"choose one of {', '.join(device['memory'])}"
         )
 
 
 DEVICE = Section(
     {
         "name": Text(),
-        "peak_TFLOPS": Table(Number(low=0, high=1e9, above=True, optional=True, unit="TFLOP/s, dense"), keys=DTYPES, least=1),
+        "peak_TFLOPS": Table(
+            Number(low=0, high=1e9, above=True, optional=True, unit="TFLOP/s, dense"), keys=DTYPES, least=1
+        ),
         "memory": Table(
             Section(
                 {
@@ -205,15 +209,17 @@ def _fabric_rule(system: dict, where: str) -> None:
     for index, tier in enumerate(system["fabric"]):
         if tier["devices"] < reach:
             raise InputError(
-                f"{where}: fabric[{index}].devices: {tier['devices']} is less than the {reach} that the tier inside reaches; "
-                "list tiers innermost first"
+                f"{where}: fabric[{index}].devices: {tier['devices']} is less than the {reach} that the tier inside "
+                "reaches; list tiers innermost first"
             )
         dims = tier.get("dims", [])
         product = 1
         for size in dims:
             product *= size
         if dims and product * reach != tier["devices"] and product != tier["devices"]:
-            raise InputError(f"{where}: fabric[{index}].dims: {dims} multiply to {product}, not to {tier['devices']} devices")
+            raise InputError(
+                f"{where}: fabric[{index}].dims: {dims} multiply to {product}, not to {tier['devices']} devices"
+            )
         reach = tier["devices"]
     if system["devices"] > reach:
         raise InputError(f"{where}: devices: {system['devices']} is more than the {reach} that the fabric reaches")

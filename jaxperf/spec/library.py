@@ -189,7 +189,9 @@ def set_path(document: dict, path: str, value: Any) -> dict:
         for index, item in enumerate(document):
             if head == str(index) or (isinstance(item, dict) and item.get("name") == head):
                 return [*document[:index], descend(item), *document[index + 1 :]]  # pyright: ignore[reportReturnType]
-        known = [item["name"] if isinstance(item, dict) and "name" in item else str(i) for i, item in enumerate(document)]
+        known = [
+            item["name"] if isinstance(item, dict) and "name" in item else str(i) for i, item in enumerate(document)
+        ]
         raise InputError(f"no entry '{head}' here; {nearest(head, known)}")
     raise InputError(f"'{head}' lies below a plain value")
 
@@ -200,7 +202,9 @@ def get_path(document: Any, path: str) -> Any:
         if isinstance(document, dict) and head in document:
             document = document[head]
         elif isinstance(document, list):
-            match = [x for i, x in enumerate(document) if head == str(i) or (isinstance(x, dict) and x.get("name") == head)]
+            match = [
+                x for i, x in enumerate(document) if head == str(i) or (isinstance(x, dict) and x.get("name") == head)
+            ]
             if not match:
                 raise InputError(f"no entry '{head}' on the path '{path}'")
             document = match[0]

@@ -94,11 +94,20 @@ def _attention(doc: dict) -> Attention:
     kind = doc["kind"]
     value_head_size = doc["value_head_size"]
     window = doc["window_tokens"]
-    same = (
-        "query_heads kv_heads head_size q_rank kv_rank rope_head_size qk_norm_parameters state_key_heads "
-        "state_value_heads convolution_width extra_parameters"
-    ).split()
-    flags = "qkv_bias output_bias sinks output_gate".split()
+    same = [
+        "query_heads",
+        "kv_heads",
+        "head_size",
+        "q_rank",
+        "kv_rank",
+        "rope_head_size",
+        "qk_norm_parameters",
+        "state_key_heads",
+        "state_value_heads",
+        "convolution_width",
+        "extra_parameters",
+    ]
+    flags = ["qkv_bias", "output_bias", "sinks", "output_gate"]
     return Attention(
         present=int(kind != "none"),
         latent=int(kind == "latent"),
@@ -111,8 +120,8 @@ def _attention(doc: dict) -> Attention:
 
 
 def _feed_forward(doc: dict) -> FeedForward:
-    same = "width experts experts_per_token expert_width shared_width".split()
-    flags = "bias router_bias expert_bias shared_gate".split()
+    same = ["width", "experts", "experts_per_token", "expert_width", "shared_width"]
+    flags = ["bias", "router_bias", "expert_bias", "shared_gate"]
     return FeedForward(
         gated=int(doc["kind"] == "gated"),
         **{name: doc[name] for name in same},
@@ -121,7 +130,7 @@ def _feed_forward(doc: dict) -> FeedForward:
 
 
 def _group(doc: dict) -> LayerGroup:
-    same = "count first period run norm_vectors".split()
+    same = ["count", "first", "period", "run", "norm_vectors"]
     return LayerGroup(
         **{name: doc[name] for name in same},
         attention=_attention(doc["attention"]),

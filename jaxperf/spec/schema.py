@@ -69,7 +69,9 @@ class Text:
         if not isinstance(value, str) or not value:
             raise InputError(f"{where}: {value!r} is no text")
         if self.choices and value not in self.choices:
-            raise InputError(f"{where}: {value!r} is not one of {', '.join(self.choices)}; {nearest(value, self.choices)}")
+            raise InputError(
+                f"{where}: {value!r} is not one of {', '.join(self.choices)}; {nearest(value, self.choices)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Section:
 
     def check(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected an object with the keys {', '.join(self.fields)}, got {type(value).__name__}")
+            raise InputError(
+                f"{where}: expected an object with the keys {', '.join(self.fields)}, got {type(value).__name__}"
+            )
         for key in value:
             if key not in self.fields:
                 raise InputError(f"{where}: unknown key '{key}'; {nearest(key, self.fields)}")

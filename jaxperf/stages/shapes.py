@@ -13,7 +13,8 @@ class Pass(eqx.Module):
     """`chunks` equal forward passes, one after another, each with `new_tokens` new tokens of each sequence.
 
     `rows` token rows on one rank, `group_tokens` tokens of the whole expert group, `sequences` on the rank, `prior`
-    tokens in each sequence's KV cache before the first chunk, `logit_rows` rows that need logits, `decode` whether this is a decode step (one chunk).
+    tokens in each sequence's KV cache before the first chunk, `logit_rows` rows that need logits, `decode` whether this
+    is a decode step (one chunk).
     """
 
     rows: Scalar

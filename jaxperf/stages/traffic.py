@@ -31,7 +31,10 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
     shape = core.shape
     seen = ops.minimum(prior, core.window - 1) + work.new_tokens
     read_split = core.cp if work.decode else 1.0
-    token = shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0)) + shape.rebuilt_elements * core.activation_width
+    token = (
+        shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0))
+        + shape.rebuilt_elements * core.activation_width
+    )
     state = 2 * shape.state_elements * 4.0
     cache = work.sequences * (
         seen * token / read_split + work.new_tokens * shape.kv_elements * core.kv_width / core.cp + state

@@ -71,24 +71,20 @@ def test_results_are_finite_and_positive(drawn):
     assert 0 < float(metrics.mbu) <= SLACK
 
 
-@given(CONFIGURATIONS)
-def test_decode_reads_weights_and_cache(drawn):
+@given(models(latent=False), LAYOUTS, WORKLOADS)
+def test_decode_reads_weights_and_cache(figures, layout, work):
     """A step takes at least the bytes of weights and KV cache that a rank holds for it over its bandwidth."""
-    figures, layout, work, _ = drawn
-    attention = figures["attention"]
-    figures = figures | dict(feed_forward=specs.dense(2048))
     layout = layout | {"cp": 1}
-    machine = specs.system()
+    machine, count, attention = specs.system(), figures["count"], figures["attention"]
+    figures = figures | dict(feed_forward=specs.dense(2048))
     metrics = specs.priced(_model(figures), machine, specs.deployment(**layout), work)
-    held = 0.0
-    if attention["kind"] == "grouped-query":
-        query, kv = 16 * 64 * 1024 * 2, 2 * attention["kv_heads"] * 64 * 1024
-        held = figures["count"] * (query + kv + 3 * 1024 * 2048) * 2 / layout["tp"]
-        groups = min(float(work.batch), layout["pp"])
-        sequences = float(work.batch) / groups / layout["attention_dp"]
-        context = min(float(work.isl + work.osl / 2), attention["window_tokens"] or float("inf"))
-        held += sequences * figures["count"] * context * 2 * attention["kv_heads"] * 64 * 2 / layout["tp"]
-    assert float(metrics.tpot) * SLACK >= held / float(machine.device.memory.bandwidth)
+    query, kv = 2 * 16 * 64 * 1024, 2 * attention["kv_heads"] * 64 * 1024
+    weights = count * (query + kv + 3 * 1024 * 2048) * 2 / layout["tp"]
+    groups = min(float(work.batch), layout["pp"])
+    sequences = float(work.batch) / groups / layout["attention_dp"]
+    context = min(float(work.isl + work.osl / 2), attention["window_tokens"] or float("inf"))
+    cache = sequences * count * context * 2 * attention["kv_heads"] * 64 * 2 / layout["tp"]
+    assert float(metrics.tpot) * SLACK >= (weights + cache) / float(machine.device.memory.bandwidth)
 
 
 @given(CONFIGURATIONS)

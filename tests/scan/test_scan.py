@@ -1,4 +1,4 @@
-"""The scan engine: exact against NumPy over the same table, one program for every group, honest counts, clear errors."""
+"""The scan engine: exact against NumPy over the same table, one program for all, honest counts, clear errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 import jaxperf
 from jaxperf.errors import InputError
 from jaxperf.phases.end_to_end import REASONS
-from jaxperf.scan import build_space, load_space, scan
-from jaxperf.scan import engine
+from jaxperf.scan import build_space, engine, load_space, scan
 from jaxperf.scan.engine import block_points, block_shape, evaluate_block, group_inputs, prepare
 from jaxperf.scan.reduce import Block, Counts, Pareto
 
@@ -199,7 +198,9 @@ def test_every_kept_layout_can_exist():
 
 def test_a_spec_field_is_an_axis():
     path = "device.memory.hbm.bandwidth_GBps"
-    space = build_space(SMALL | {"systems": ["h100-sxm-8"], "models": ["llama-3.1-8b"], "fields": {path: [1000, 8000]}}, "t")
+    space = build_space(
+        SMALL | {"systems": ["h100-sxm-8"], "models": ["llama-3.1-8b"], "fields": {path: [1000, 8000]}}, "t"
+    )
     groups = scan(space).groups
     assert {row[path] for group in groups for row in group.frontier} == {8000.0}
 
@@ -233,7 +234,7 @@ def test_a_wrong_space_says_what_is_wrong(change, message):
     if message is None:
         assert build_space(document, "space.toml").systems == ("h100-sxm-8",)
         return
-    with pytest.raises(InputError, match="space.toml|no model|no engine|objective") as error:
+    with pytest.raises(InputError, match=r"space.toml|no model|no engine|objective") as error:
         build_space(document, "space.toml")
     assert message in str(error.value)
 
