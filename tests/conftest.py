@@ -1,4 +1,4 @@
-"""Settings of the whole suite: JAX's strict modes, hypothesis profile, markers, and the folder of reference figures.
+"""Settings of the whole suite: JAX's strict modes, hypothesis profile, and the folder of reference figures.
 
 `JAXPERF_TEST_X64=0` runs the suite in float32, as the scans do; the default is float64."""
 
@@ -25,11 +25,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("jaxperf")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Registers the markers."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
 
 
 def reference_folder() -> Path:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.description = (
-        "The best split of a budget between two fields of the hardware, by default memory bandwidth and the peak in use, "
-        "for one layout and workload. At the balance point one more unit of budget gains the same on either side."
+        "The best split of a budget between two fields of the hardware, by default memory bandwidth and the peak in "
+        "use, for one layout and workload. At the balance point one more unit of budget gains the same on both sides."
     )
     add_configuration(parser)
     goal = parser.add_argument_group("budget")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..constants import FORMATS, KV_FORMATS
 from ..errors import InfeasibleError, InputError
 from ..spec.library import write_text
-from .common import one_of, parse_whole, positive, whole
+from .common import parse_whole, positive, whole
 from .output import compile_cache, console, print_json
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def _document(arguments: argparse.Namespace) -> dict | None:
         document["chunk"] = [word if word == "whole" else _number(word, "--chunk") for word in words]
     for key in ("weights", "kv"):
         if getattr(arguments, key) is not None:
-            known = one_of({"model": None, **(FORMATS if key == "weights" else KV_FORMATS)}, f"{key} format")
-            document[key] = [known(word) for word in getattr(arguments, key).split(",")]
+            document[key] = [word.strip() for word in getattr(arguments, key).split(",")]
     fields: dict[str, list[float]] = {}
     for entry in arguments.field:
         path, equals, values = entry.partition("=")

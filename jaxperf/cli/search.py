@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..search import Found, SearchResult
 
 FREE = "tp,pp,ep,batch"
+SHORT = {"attention_dp": "dpa", "batch": "b", "chunk": "c"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +134,7 @@ def describe(result: SearchResult) -> dict:
 
 
 def show(result: SearchResult) -> None:
-    """Print the best point and the runners-up as tables."""
+    """Print the best point and the best other layouts as tables."""
     from .estimate_tables import duration, figure
 
     problem, out = result.problem, console()
@@ -144,12 +145,12 @@ def show(result: SearchResult) -> None:
         markup=False,
     )
     answers = [result.best, *result.runners_up]
-    degrees = [name for name in result.best.layout if any(found.layout[name] > 1 for found in answers)]
-    degrees = [name for name in degrees if name != "chunk" or "chunk" in problem.free] or ["tp"]
-    short = {"attention_dp": "adp"}
-    made = table(*[short.get(name, name) for name in degrees], "TTFT", "TPOT", "tok/s/dev", "memory", left=0)
+    names = [name for name in result.best.layout if name in problem.free or any(f.layout[name] > 1 for f in answers)]
+    names = [name for name in names if name != "chunk" or "chunk" in problem.free]
+    made = table("layout", "TTFT", "TPOT", "tok/s/dev", "memory")
     for found in answers:
-        made.add_row(*[str(found.layout[name]) for name in degrees], *_row(found, duration, figure))
+        layout = " ".join(f"{SHORT.get(name, name)}{found.layout[name]}" for name in names)
+        made.add_row(layout, *_row(found, duration, figure))
     out.print(made)
     if problem.paths:
         fields = table("field", "today", "best")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.description = (
-        "Elasticities of TTFT, TPOT and output tokens per second: by how many percent each moves if one time of the "
-        "hardware or runtime (an inverse bandwidth, an inverse peak, a latency, an overhead) grows by one percent. Those "
+        "Elasticities of TTFT, TPOT and output tokens per second: by how many percent each moves if a time of the "
+        "hardware or runtime (an inverse bandwidth, an inverse peak, a latency, an overhead) grows by a percent. Those "
         "of a latency sum to 1: they are shares of it."
     )
     add_configuration(parser)

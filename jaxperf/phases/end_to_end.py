@@ -117,7 +117,7 @@ def evaluate(
         decode_tokens_per_s=layout.replicas * workload.batch / tpot,
         requests_per_s=requests,
         devices=devices,
-        mfu=prefill.flops / (layout.pp * plan.attention.peak * ttft),
+        mfu=prefill.flops / (layout.pp * _fastest_peak(plan) * ttft),
         mbu=ops.minimum(workload.batch, layout.pp)
         * decode.needed_bytes
         / (layout.pp * system.device.memory.bandwidth * tpot),
@@ -141,6 +141,17 @@ def _memory(plan: Plan, workload: Workload, stacked: LayerGroup, shares: Scalar,
     live = activation_bytes(plan.model, layout, deployment.precision, decode.rows, full.rows, ops)
     sequences = ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0)
     return device_memory(plan, shares, stacked, workload.isl + workload.osl, sequences, live, ops)
+
+
+def _fastest_peak(plan: Plan) -> Scalar:
+    """Peak of the fastest number type that the model's layers run in [FLOP/s]: what MFU refers to."""
+    peak = jnp.maximum(plan.attention.peak, plan.core_peak)
+    for group in plan.model.groups:
+        f = group.feed_forward
+        peak = jnp.maximum(peak, jnp.where(f.width > 0, plan.feed_forward.peak, 0.0))
+        peak = jnp.maximum(peak, jnp.where(f.experts > 0, plan.routed_experts.peak, 0.0))
+        peak = jnp.maximum(peak, jnp.where(f.shared_width > 0, plan.shared_experts.peak, 0.0))
+    return peak
 
 
 def _bound(cost: PhaseCost) -> Scalar:

@@ -95,12 +95,16 @@ def _bin(value: Any) -> Any:
     return jnp.clip((bits >> 17) - _LOWEST, 0, _BINS - 1)
 
 
+_RUN = 32  # neighbours that are ruled out together
+
+
 class Pareto(eqx.Module):
     """The exact frontier of both objectives: no other configuration is at least as good in both. Of equals, the
-    earliest. `capacity` points are kept; where there are more, `finish` raises rather than losing any."""
+    earliest. `capacity` points are kept; where there are more, `finish` raises rather than losing any. `runs` runs of
+    neighbours are merged at a time."""
 
     capacity: int = eqx.field(static=True, default=4096)
-    batch: int = eqx.field(static=True, default=4096)
+    runs: int = eqx.field(static=True, default=32)
 
     def init(self) -> Any:
         """Frontier sorted by falling first objective: (first, second, block, index, ladder, overflow)."""
@@ -109,49 +113,56 @@ class Pareto(eqx.Module):
         return empty, empty, none, none, jnp.zeros(_BINS), jnp.asarray(False)
 
     def update(self, state: Any, block: Block) -> Any:
-        """A ladder of the best second objective above each bin of the first rules out almost everything at once; what
-        is left is merged in batches. Where much is left, the block's own ladder goes first."""
-        place = _bin(block.first)
-        candidates = block.second > state[4][place]
+        """A run of neighbours is no better than the corner of its two maxima. A ladder of the best second objective
+        above each bin of the first rules out almost every corner; what is left is merged a few runs at a time, and each
+        merge raises the ladder for the next."""
+        length = -(-block.first.size // _RUN) * _RUN
+        padding = (0, length - block.first.size)
+        first = jnp.pad(block.first, padding).reshape(-1, _RUN)
+        second = jnp.pad(block.second, padding).reshape(-1, _RUN)
+        corner, height = _bin(jnp.max(first, axis=1)), jnp.max(second, axis=1)
 
-        def thin(kept: Any) -> Any:
-            tops = jnp.zeros(_BINS).at[place].max(jnp.where(kept, block.second, 0.0))
-            above = jnp.concatenate([jax.lax.cummax(tops, reverse=True)[1:], jnp.zeros(1)])
-            return kept & (block.second > above[place])
+        def left(ladder: Any, done: Any) -> Any:
+            return (height > ladder[corner]) & ~done
 
-        def merge_all(kept: Any) -> Any:
-            count = jnp.sum(kept, dtype=jnp.int32)
-            kept = jax.lax.cond(count > self.batch, thin, lambda k: k, kept)
+        def step(carry: Any) -> Any:
+            current, waiting, done = carry
+            chosen = jnp.nonzero(waiting, size=self.runs, fill_value=first.shape[0])[0].astype(jnp.int32)
+            done = done.at[chosen].set(True, mode="drop")
+            at = jnp.minimum(chosen, first.shape[0] - 1)
+            real = (chosen < first.shape[0])[:, None]
+            values = [jnp.where(real, part[at], 0.0).ravel() for part in (first, second)]
+            index = (at[:, None] * _RUN + jnp.arange(_RUN, dtype=jnp.int32)[None, :]).ravel()
+            current = self._merge(current, *values, block.number, index)
+            return current, left(current[4], done), done
 
-            def more(carry: Any) -> Any:
-                return jnp.any(carry[1])
+        done = jnp.zeros(first.shape[0], bool)
+        merged, _, _ = jax.lax.while_loop(lambda c: jnp.any(c[1]), step, (state, left(state[4], done), done))
+        return merged
 
-            def step(carry: Any) -> Any:
-                current, left = carry
-                (chosen,) = jnp.nonzero(left, size=self.batch, fill_value=left.size)
-                left = left.at[chosen].set(False, mode="drop")
-                return self._merge(current, block, chosen.astype(jnp.int32)), left
+    def _merge(self, state: Any, first: Any, second: Any, block: Any, index: Any) -> Any:
+        """The frontier of the kept points and of others: these are sorted by themselves and woven in."""
+        order = jnp.lexsort((index, -second, -first))
+        first, second, index = first[order], second[order], index[order]
+        kept_first, kept_second, kept_block, kept_index, _, overflow = state
+        # The place of a newcomer among the kept, which fall in the first: after an equal that is at least as good.
+        place = jnp.searchsorted(-kept_first, -first, side="left").astype(jnp.int32)
+        near = jnp.minimum(place, self.capacity - 1)
+        place = place + ((kept_first[near] == first) & (kept_second[near] >= second)).astype(jnp.int32)
+        new_at = place + jnp.arange(place.size, dtype=jnp.int32)
+        old_at = jnp.arange(self.capacity, dtype=jnp.int32)
+        old_at = old_at + jnp.searchsorted(place, old_at, side="right").astype(jnp.int32)
 
-            merged, _ = jax.lax.while_loop(more, step, (state, kept))
-            return merged
+        def woven(old: Any, new: Any) -> Any:
+            joined = jnp.zeros(self.capacity + place.size, old.dtype)
+            return joined.at[old_at].set(old, unique_indices=True).at[new_at].set(new, unique_indices=True)
 
-        return jax.lax.cond(jnp.any(candidates), merge_all, lambda _: state, candidates)
-
-    def _merge(self, state: Any, block: Block, chosen: Any) -> Any:
-        """The frontier of the kept points and some of a block's."""
-        exists = chosen < block.first.size
-        at = jnp.minimum(chosen, block.first.size - 1)
-        first = jnp.concatenate([state[0], jnp.where(exists, block.first[at], 0.0)])
-        second = jnp.concatenate([state[1], jnp.where(exists, block.second[at], 0.0)])
-        number = jnp.concatenate([state[2], jnp.where(exists, block.number, -1)])
-        index = jnp.concatenate([state[3], jnp.where(exists, at, -1)])
-        # Falling first, then falling second; a stable sort keeps the earlier of equals ahead.
-        order = jnp.lexsort((-second, -first))
-        first, second, number, index = first[order], second[order], number[order], index[order]
+        first, second = woven(kept_first, first), woven(kept_second, second)
+        number = woven(kept_block, jnp.full(place.size, block, jnp.int32))
+        index = woven(kept_index, index)
         reached = jnp.concatenate([jnp.zeros(1), jax.lax.cummax(second)[:-1]])
-        keep = (second > reached) & (number >= 0)
-        rank = jnp.cumsum(keep) - 1
-        target = jnp.where(keep, rank, self.capacity)
+        keep = second > reached
+        target = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, self.capacity)
 
         def packed(values: Any, fill: Any) -> Any:
             return jnp.full(self.capacity, fill, values.dtype).at[target].set(values, mode="drop")
@@ -159,8 +170,7 @@ class Pareto(eqx.Module):
         first, second = packed(first, 0), packed(second, 0)
         tops = jnp.zeros(_BINS).at[_bin(first)].max(second)
         ladder = jnp.concatenate([jax.lax.cummax(tops, reverse=True)[1:], jnp.zeros(1)])
-        overflow = state[5] | (jnp.sum(keep) > self.capacity)
-        return first, second, packed(number, -1), packed(index, -1), ladder, overflow
+        return first, second, packed(number, -1), packed(index, -1), ladder, overflow | (jnp.sum(keep) > self.capacity)
 
     def finish(self, state: Any) -> list[tuple[float, float, int, int]]:
         """Points as (first, second, block, index), falling in the first.

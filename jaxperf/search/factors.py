@@ -44,7 +44,7 @@ def powers(document: dict, build: Callable[[dict], Any], paths: tuple[str, ...],
     for path in paths:
         value = field_value(document, path) or 1.0
         at = [jax.tree.leaves(build(set_path(document, path, value * scale))) for scale in (1.0, 2.0, 3.0)]
-        column = [_power(*leaves, path) for leaves in zip(*at, strict=True)]
+        column = [_power(one, two, three, path) for one, two, three in zip(*at, strict=True)]
         if not any(column):
             raise InputError(f"{path}: nothing that is computed depends on this field")
         columns.append(column)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,29 +12,15 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..load import Name, deployment, workload
-from ..spec.library import find
+from ..spec.library import Spec, find
 from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import build_system
 from .factors import SLOTS, field_value, powers
+from .parse import metric_name, parse_constraint, parse_free
 from .relax import LAYOUT, METRICS, UNLIMITED, Case
 
 MOST_BATCH = 512
 """Largest batch that a search tries unless told otherwise."""
-
-ALIASES = {
-    "tokens_per_s_per_device": "output_tokens_per_s_per_device",
-    "tokens_per_s": "output_tokens_per_s",
-    "tokens_per_s_per_user": "output_tokens_per_s_per_user",
-    "throughput": "output_tokens_per_s_per_device",
-    "ttft": "ttft_s",
-    "tpot": "tpot_s",
-    "e2e": "e2e_s",
-    "price": "price_per_million_tokens",
-    "energy": "joules_per_token",
-    "dp_attention": "attention_dp",
-    "dp-attention": "attention_dp",
-}
-"""Short spellings of metrics and variables."""
 
 
 @dataclass(frozen=True)
@@ -67,41 +52,6 @@ class Problem:
     def free(self) -> tuple[str, ...]:
         """Names of what may move."""
         return tuple(name for name, allowed in self.choices.items() if len(allowed) > 1) + self.paths
-
-
-def metric_name(text: str) -> str:
-    """A metric's name from its name or a short spelling. **Raises** `InputError` with the nearest names."""
-    name = ALIASES.get(text.strip(), text.strip())
-    if name not in METRICS:
-        raise InputError(f"no metric is called '{text.strip()}'; {nearest(text.strip(), [*METRICS, *ALIASES])}")
-    return name
-
-
-def parse_constraint(text: str) -> tuple[str, bool, float]:
-    """`tpot_s<0.03` as (metric, is an upper limit, value). **Raises** `InputError` that says what is expected."""
-    match = re.fullmatch(r"\s*([\w.\-]+)\s*(<=|>=|<|>)\s*(\S+)\s*", text)
-    try:
-        value = float(match[3]) if match else math.nan
-    except ValueError:
-        value = math.nan
-    if match is None or not (math.isfinite(value) and value > 0):
-        raise InputError(f"'{text}' is no constraint; expected a metric, < or >, and a number above 0: 'tpot_s<0.03'")
-    return metric_name(match[1]), match[2].startswith("<"), value
-
-
-def parse_free(text: str) -> tuple[str, tuple[float, float] | None]:
-    """`batch` or `batch=1:256` as (variable, bounds). **Raises** `InputError` for bounds that are none."""
-    name, equals, bounds = text.strip().partition("=")
-    name = ALIASES.get(name.strip(), name.strip())
-    if not equals:
-        return name, None
-    try:
-        low, high = (float(part) for part in bounds.split(":"))
-    except ValueError:
-        raise InputError(f"'{text}': expected bounds as {name}=LOW:HIGH") from None
-    if not 0 < low <= high or not math.isfinite(high):
-        raise InputError(f"'{text}': bounds {low:g}:{high:g} are out of range; expected 0 < LOW <= HIGH")
-    return name, (low, high)
 
 
 def divisors(number: int) -> list[int]:
@@ -170,10 +120,7 @@ def define(
     model_spec, system_spec = find("model", model), find("system", system)
     plain, document = build_model(model_spec.document), system_spec.document
     objective = metric_name(objective)
-    if objective == "price_per_million_tokens" and document["device"]["price_per_hour_USD"] is None:
-        raise InputError(f"{system_spec.name} states no price; set device.price_per_hour_USD in a spec of your own")
-    if objective == "joules_per_token" and document["device"]["tdp_W"] is None:
-        raise InputError(f"{system_spec.name} states no power; set device.tdp_W in a spec of your own")
+    _check_stated(objective, system_spec)
     devices = int(document["devices"] if max_devices is None else max_devices)
     if devices < 1:
         raise InputError(f"max_devices: {devices} is out of range; choose a whole number from 1")
@@ -195,14 +142,6 @@ def define(
     bounds = [wanted[path] or (value / 4, value * 4) for path, value in zip(paths, current, strict=True)]
     _check_budget(paths, budget, costs)
 
-    limits = [parse_constraint(text) for text in constraints]
-    upper, lower = np.full(len(METRICS), UNLIMITED), np.full(len(METRICS), -UNLIMITED)
-    for metric, is_upper, value in limits:
-        index = list(METRICS).index(metric)
-        side, tighter = (upper, min) if is_upper else (lower, max)
-        side[index] = tighter(side[index], math.log(value))
-    one_hot = np.zeros(len(METRICS))
-    one_hot[list(METRICS).index(objective)] = METRICS[objective][1]
     budgeted, full = np.zeros(SLOTS), np.zeros(SLOTS)
     for index, (path, value) in enumerate(zip(paths, current, strict=True)):
         if budget is not None and costs and path in costs:
@@ -213,9 +152,7 @@ def define(
         exponents=powers(document, build_system, paths, SLOTS),
         deployment=deployment(model, system=os.fspath(system), **{k: v for k, v in layout.items() if k != "chunk"}),
         workload=workload(isl, osl, batch, 1, slo_ttft, slo_tpot),
-        objective=one_hot,
-        upper=upper,
-        lower=lower,
+        **_limits(objective, constraints),
         devices=float(devices),
         budgeted=budgeted,
         full=full,
@@ -235,6 +172,31 @@ def define(
         budget=budget,
         case=as_arrays(case),
     )
+
+
+def _limits(objective: str, constraints: Iterable[str]) -> dict[str, np.ndarray]:
+    """The objective and the limits as the arrays of a `Case`."""
+    names = list(METRICS)
+    upper, lower = np.full(len(names), UNLIMITED), np.full(len(names), -UNLIMITED)
+    for metric, is_upper, value in map(parse_constraint, constraints):
+        index = names.index(metric)
+        if is_upper:
+            upper[index] = min(upper[index], math.log(value))
+        else:
+            lower[index] = max(lower[index], math.log(value))
+    one_hot = np.zeros(len(names))
+    one_hot[names.index(objective)] = METRICS[objective][1]
+    return {"objective": one_hot, "upper": upper, "lower": lower}
+
+
+def _check_stated(objective: str, system: Spec) -> None:
+    device = system.document["device"]
+    for metric, key, what in (
+        ("price_per_million_tokens", "price_per_hour_USD", "price"),
+        ("joules_per_token", "tdp_W", "power"),
+    ):
+        if objective == metric and device[key] is None:
+            raise InputError(f"{system.name} states no {what}; set device.{key} in a spec of your own")
 
 
 def _choose(name: str, allowed: list[int], fixed: int, bounds: tuple[float, float] | None) -> tuple[int, ...]:

@@ -38,6 +38,13 @@ class Scores:
             self._known.update(zip(fresh, found.tolist(), strict=True))
         return np.array([self._known[key] for key in keys])
 
+    def best(self, keep: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best point of each of the `keep` best layouts seen, best first, [≤ keep, SIZE], and what they score."""
+        values = np.array(list(self._known.values()))
+        points = np.stack([np.frombuffer(key) for key in self._known])
+        chosen = _distinct(points, values, keep)
+        return chosen, self.of(chosen)
+
 
 def legal(problem: Problem, points: np.ndarray) -> np.ndarray:
     """True [n] where a layout exists: ep divides the ranks of a stage and the devices are within the limit."""

@@ -19,12 +19,15 @@ from .relax import LAYOUT, METRICS, hardware_logs, metrics_at
 from .round import BATCH, WIDTH, Scores, polish
 from .solve import SIZE, descend, rank, score
 
+RUNNERS_UP = 4
+"""Other layouts that a result names."""
+
 _SPLIT = 8.0  # half the range of a budget's free coordinates: shares down to e^-16
 
 
 @dataclass(frozen=True)
 class Found:
-    """One answer: the objective's `value`, the `layout` (degrees, batch, chunk), `hardware` (path → value), `metrics`."""
+    """One answer: the objective's `value`, `layout` (degrees, batch, chunk), `hardware` (path → value), `metrics`."""
 
     value: float
     layout: dict[str, int]
@@ -56,10 +59,10 @@ def search(
 ) -> SearchResult:
     """The best layout, batch and hardware for an objective under limits.
 
-    Relaxed multi-start descent, rounding, exact re-scoring and a discrete descent. The answer is scored exactly.
+    Relaxed descent from many starts, rounding, exact scores, and a discrete descent. The answer is scored exactly.
 
-    **Arguments:** names or paths of `model` and `system`; number of `restarts` and gradient `steps`; `seed` of the
-    starts; the `question`: see `jaxperf.search.problem.define` (`objective`, `constraints`, `free`, `max_devices`, ...).
+    **Arguments:** names or paths of `model` and `system`; how many `restarts` and gradient `steps`; `seed` of
+    the starts; the `question`: see `jaxperf.search.problem.define` (`objective`, `constraints`, `free`, `max_devices`, ...).
 
     **Raises** `InputError` for a question that makes no sense, `InfeasibleError` where nothing found meets the limits.
 
@@ -90,7 +93,7 @@ def solve(problem: Problem, *, restarts: int = 64, steps: int = 120, seed: int =
         settled = relax(problem, start, tight_low, tight_high, steps)
         best = polish(problem, scores, np.concatenate([settled, _to_logs(best)]))
         gradients *= 2
-    values = scores.of(best)
+    best, values = scores.best(RUNNERS_UP + 1)
     if values[0] >= 1e6:
         raise InfeasibleError(why_not(problem, best[0]))
     answers = [describe(problem, point) for point, value in zip(best, values, strict=True) if value < 1e6]
@@ -135,7 +138,7 @@ def _to_logs(points: np.ndarray) -> np.ndarray:
 def describe(problem: Problem, point: np.ndarray) -> Found:
     """What a point [SIZE] is and does."""
     metrics = measure(problem, point)
-    layout = {name: int(round(value)) for name, value in zip(LAYOUT, point, strict=False)}
+    layout = {name: int(np.rint(value)) for name, value in zip(LAYOUT, point, strict=False)}
     logs = point[WIDTH:]
     hardware = {p: v * math.exp(logs[i]) for i, (p, v) in enumerate(zip(problem.paths, problem.current, strict=True))}
     named = {name: float(getattr(metrics, f)) for name, (f, _) in METRICS.items()}

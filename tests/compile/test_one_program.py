@@ -43,6 +43,8 @@ def test_one_program_serves_everything():
         )
         assert np.isfinite(float(metrics.e2e))
         assert float(metrics.e2e) > 0
+        assert 0 < float(metrics.mfu) <= 1.0001
+        assert 0 < float(metrics.mbu) <= 1.0001
     assert traces == 1
 
 

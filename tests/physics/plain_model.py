@@ -97,7 +97,7 @@ def exchange(case: Case, size: float, ranks: int) -> float:
     """Pairwise all-to-all over neighbouring ranks: every destination at the tier that it crosses. Seconds."""
     time = 0.0
     for destination in range(1, ranks):
-        reach, bandwidth, alpha = next(tier for tier in case.tiers if tier[0] > destination)
+        _, bandwidth, alpha = next(tier for tier in case.tiers if tier[0] > destination)
         time += alpha + size / ranks / bandwidth
     return time
 
@@ -149,15 +149,18 @@ def layer_time(case: Case, layer: Layer, step: Step) -> float:
 
     def router() -> float:
         flop = 2 * rows * layer.experts * d
-        return max(flop / case.core_peak, (layer.experts * d * 2 + rows * d * 2 + rows * layer.experts * b) / case.bandwidth)
+        moved = (layer.experts * d + rows * d + rows * layer.experts) * b
+        return max(flop / case.core_peak, moved / case.bandwidth)
 
-    # Norm and residual at two sites, rope on q and k, a conversion at the inputs of qkv and gate/up where inputs are narrow.
+    # Norm and residual at two sites, rope on q and k, a conversion before qkv and gate/up where inputs are narrow.
     time += 2 * 4 * rows * d * b / case.bandwidth
     time += 2 * rows * (query + cache / 2) * b / case.bandwidth
     if case.input_bytes < b:
         time += 2 * rows * d * (b + case.input_bytes) / case.bandwidth
     time += gemm(rows, query + cache, d)
-    core_flop = step.sequences * 2 * pairs(case, step, layer.window) * 2 * layer.head_size * layer.query_heads / tp / case.cp
+    core_flop = (
+        step.sequences * 2 * pairs(case, step, layer.window) * 2 * layer.head_size * layer.query_heads / tp / case.cp
+    )
     if step.decode:
         read = min(step.context, layer.window) / case.cp
     else:
@@ -197,7 +200,8 @@ def layer_network(case: Case, layer: Layer, step: Step, cache: float, query: flo
         else:
             gathered = step.group_tokens * case.hidden
             ways = [
-                all_gather(case, gathered * case.input_bytes, case.ranks, 1) + all_gather(case, gathered * 2.0, case.ranks, 1)
+                all_gather(case, gathered * case.input_bytes, case.ranks, 1)
+                + all_gather(case, gathered * 2.0, case.ranks, 1)
             ]
             if case.ep == case.ranks:
                 owned = step.rows / case.tp / (case.cp if step.decode else 1)

@@ -33,7 +33,9 @@ evaluate_jit = jax.jit(evaluate)
 
 
 @jax.jit
-def evaluate_smooth(model: Model, system: System, deployed: Deployment, work: Workload, temperature: jax.Array) -> Metrics:
+def evaluate_smooth(
+    model: Model, system: System, deployed: Deployment, work: Workload, temperature: jax.Array
+) -> Metrics:
     """`evaluate` relaxed; the temperature is traced."""
     return evaluate(model, system, deployed, work, Smooth(temperature))
 

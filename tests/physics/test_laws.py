@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,12 @@ SLACK = 1 + 2e-5
 
 POWERS = st.sampled_from([1, 2, 4, 8])
 LAYOUTS = st.fixed_dictionaries(
-    {"tp": POWERS, "pp": st.sampled_from([1, 2, 3, 4]), "cp": st.sampled_from([1, 2]), "attention_dp": st.sampled_from([1, 2, 4])}
+    {
+        "tp": POWERS,
+        "pp": st.sampled_from([1, 2, 3, 4]),
+        "cp": st.sampled_from([1, 2]),
+        "attention_dp": st.sampled_from([1, 2, 4]),
+    }
 )
 WORKLOADS = st.builds(
     specs.workload,
@@ -32,13 +38,19 @@ WORKLOADS = st.builds(
     batch=st.sampled_from([1, 3, 16, 200]),
     prefill_batch=st.sampled_from([1, 2, 5]),
 )
-ENGINES = st.builds(Engine, chunk=st.sampled_from([float("inf"), 128.0, 1000.0]), overlap=st.sampled_from([0.0, 0.5, 1.0]))
+ENGINES = st.builds(
+    Engine, chunk=st.sampled_from([float("inf"), 128.0, 1000.0]), overlap=st.sampled_from([0.0, 0.5, 1.0])
+)
 
 
 @st.composite
 def models(draw: st.DrawFn, latent: bool = True) -> dict:
     """Figures of one kind of layer: grouped-query with or without a window, or latent; dense or experts."""
-    feed_forward = draw(st.sampled_from([specs.dense(2048), specs.dense(3072, "plain"), specs.experts(), specs.experts(64, 8, 256, 512)]))
+    feed_forward = draw(
+        st.sampled_from(
+            [specs.dense(2048), specs.dense(3072, "plain"), specs.experts(), specs.experts(64, 8, 256, 512)]
+        )
+    )
     kv_heads = draw(st.sampled_from([1, 2, 8, 16]))
     window = draw(st.sampled_from([None, 64, 1000]))
     attention = specs.attention(16, kv_heads, 64, window_tokens=window)
@@ -64,7 +76,9 @@ CONFIGURATIONS = st.tuples(models(), LAYOUTS, WORKLOADS, ENGINES)
 @given(CONFIGURATIONS)
 def test_results_are_finite_and_positive(drawn):
     figures, layout, work, engine = drawn
-    metrics = specs.priced(_model(figures), specs.system(), specs.deployment(engine=engine, **_layout(layout, figures)), work)
+    metrics = specs.priced(
+        _model(figures), specs.system(), specs.deployment(engine=engine, **_layout(layout, figures)), work
+    )
     times = [metrics.ttft, metrics.tpot, metrics.e2e, metrics.output_tokens_per_s, metrics.memory.total]
     assert all(np.isfinite(float(time)) and float(time) > 0 for time in times)
     assert 0 < float(metrics.mfu) <= SLACK
@@ -101,7 +115,9 @@ def test_prefill_computes_every_causal_product(drawn):
     assert float(metrics.ttft) * SLACK >= bound
 
 
-@pytest.mark.parametrize("better", [dict(bandwidth=2.0), dict(compute=2.0), dict(alpha=0.25), dict(link=2.0), dict(capacity=2.0)])
+@pytest.mark.parametrize(
+    "better", [dict(bandwidth=2.0), dict(compute=2.0), dict(alpha=0.25), dict(link=2.0), dict(capacity=2.0)]
+)
 @given(CONFIGURATIONS)
 def test_a_better_machine_never_hurts(better, drawn):
     figures, layout, work, engine = drawn
@@ -139,7 +155,10 @@ def test_grouped_queries_never_read_more(figures, layout, work):
 def test_a_window_never_costs_more(figures, layout, work, engine):
     deployed = specs.deployment(engine=engine, **_layout(layout, figures))
     full = _model(figures, attention=figures["attention"] | {"window_tokens": None})
-    narrow, wide = specs.priced(_model(figures), specs.system(), deployed, work), specs.priced(full, specs.system(), deployed, work)
+    narrow, wide = (
+        specs.priced(_model(figures), specs.system(), deployed, work),
+        specs.priced(full, specs.system(), deployed, work),
+    )
     for name in ("ttft", "tpot"):
         assert float(getattr(narrow, name)) <= float(getattr(wide, name)) * SLACK
     assert float(narrow.memory.kv_cache) <= float(wide.memory.kv_cache) * SLACK
@@ -164,7 +183,11 @@ def test_doubling_layers_doubles_layer_time(drawn):
 def test_cache_capacity_grows_with_tp_until_the_heads_run_out(figures, work, kv_heads):
     attention = specs.attention(16, kv_heads, 64, window_tokens=None)
     caches = [
-        float(specs.priced(_model(figures, attention=attention), specs.system(), specs.deployment(tp=tp), work).memory.kv_cache)
+        float(
+            specs.priced(
+                _model(figures, attention=attention), specs.system(), specs.deployment(tp=tp), work
+            ).memory.kv_cache
+        )
         for tp in (1, 2, 4, 8, 16)
     ]
     for tp, smaller, larger in zip((2, 4, 8, 16), caches[1:], caches[:-1], strict=True):
@@ -175,7 +198,11 @@ def test_cache_capacity_grows_with_tp_until_the_heads_run_out(figures, work, kv_
 def test_latent_cache_does_not_shard(work, figures):
     attention = specs.latent(16)
     caches = [
-        float(specs.priced(_model(figures, attention=attention), specs.system(), specs.deployment(tp=tp), work).memory.kv_cache)
+        float(
+            specs.priced(
+                _model(figures, attention=attention), specs.system(), specs.deployment(tp=tp), work
+            ).memory.kv_cache
+        )
         for tp in (1, 8)
     ]
     assert caches[0] == pytest.approx(caches[1], rel=1e-6)
@@ -199,7 +226,7 @@ def test_memory_grows_with_batch_and_context(drawn):
         return float(specs.priced(_model(figures), specs.system(), deployed, work).memory.total)
 
     totals = [held(isl, 8) for isl in (1, 50, 500, 5000)] + [held(5000, batch) for batch in (9, 64, 300)]
-    assert all(later >= earlier / SLACK for earlier, later in zip(totals[:-1], totals[1:], strict=True))
+    assert all(later >= earlier / SLACK for earlier, later in itertools.pairwise(totals))
 
 
 @given(CONFIGURATIONS)
@@ -210,7 +237,7 @@ def test_time_grows_with_batch_and_context(drawn):
         specs.priced(_model(figures), specs.system(), deployed, specs.workload(isl, 100, batch))
         for isl, batch in ((100, 8), (1000, 8), (10000, 8), (10000, 64), (10000, 512))
     ]
-    for earlier, later in zip(found[:-1], found[1:], strict=True):
+    for earlier, later in itertools.pairwise(found):
         assert float(later.tpot) * SLACK >= float(earlier.tpot)
         assert float(later.ttft) * SLACK >= float(earlier.ttft)
 
@@ -250,7 +277,9 @@ CORNERS = {
 def test_gradients_are_finite(corner: str, relaxed: bool, figures: dict):
     degrees, work = CORNERS[corner]
     described, machine = _model(figures | {"count": 6}), specs.system()
-    degrees = degrees | {"ep": np.prod([*degrees.values()]) / degrees.get("pp", 1) if "experts" in figures["feed_forward"] else 1}
+    degrees = degrees | {
+        "ep": np.prod([*degrees.values()]) / degrees.get("pp", 1) if "experts" in figures["feed_forward"] else 1
+    }
     deployed = specs.deployment(engine=Engine(chunk=64.0), **degrees)
     result = _gradients(described, machine, deployed, work, relaxed)
     for leaf in jax.tree.leaves(result):

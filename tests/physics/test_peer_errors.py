@@ -26,7 +26,9 @@ SPARSE = DENSE | dict(feed_forward=specs.experts(64, 4, 512))
 
 
 def _model(figures: dict, **more):
-    return specs.model(specs.group(figures["count"], figures["attention"], figures["feed_forward"]), hidden=1024, **more)
+    return specs.model(
+        specs.group(figures["count"], figures["attention"], figures["feed_forward"]), hidden=1024, **more
+    )
 
 
 def _table(figures: dict, work: Pass, **degrees: float):
@@ -103,7 +105,9 @@ def test_cache_is_read_once():
 def test_grouped_queries_stay_grouped():
     """Cache bytes follow the key/value heads, scores the query heads."""
     work = _decode(4.0, 1000.0)
-    grouped, every = (_table(DENSE | dict(attention=specs.attention(16, heads, 64)), work)[0]["attention"] for heads in (4, 16))
+    grouped, every = (
+        _table(DENSE | dict(attention=specs.attention(16, heads, 64)), work)[0]["attention"] for heads in (4, 16)
+    )
     assert isinstance(grouped, AttentionCore)
     assert isinstance(every, AttentionCore)
     read = [float(attention_bytes(core, work, work.prior, EXACT).kv_cache) for core in (grouped, every)]

@@ -76,7 +76,9 @@ def test_dense_layer_routes_nothing():
         assert float(slowest_rank_experts(64.0, 0.0, 0.0, ep, normal_score(ep))) == 0.0
 
 
-@pytest.mark.parametrize("point", [(1.0, 8.0, 2.0, 1.0), (1.0, 8.0, 2.0, 8.0), (0.0, 0.0, 0.0, 1.0), (1e5, 256.0, 8.0, 256.0)])
+@pytest.mark.parametrize(
+    "point", [(1.0, 8.0, 2.0, 1.0), (1.0, 8.0, 2.0, 8.0), (0.0, 0.0, 0.0, 1.0), (1e5, 256.0, 8.0, 256.0)]
+)
 def test_gradients_are_finite(point: tuple[float, ...]):
     def both(values: jax.Array) -> jax.Array:
         score = normal_score(values[3])

@@ -32,8 +32,10 @@ def expected_maximum(trials: int, chance: float, ranks: int) -> float:
 
 def slowest_tokens(tokens: int, experts: int, chosen: int, ep: int) -> float:
     """Pairs on the fullest rank: Bin(T·k, 1/ep), with one expert a rank Bin(T, k/E); within what is possible."""
-    total = expected_maximum(tokens, chosen / experts, ep) if ep == experts else expected_maximum(
-        tokens * chosen, 1 / ep, ep
+    total = (
+        expected_maximum(tokens, chosen / experts, ep)
+        if ep == experts
+        else expected_maximum(tokens * chosen, 1 / ep, ep)
     )
     mean = tokens * chosen / ep
     return min(max(total, mean, 1.0), max(tokens * min(chosen, experts / ep), mean))

@@ -1,4 +1,4 @@
-"""Published numbers typed here with their source, so that the suite says something where the reference table is absent."""
+"""Published numbers typed here with their source: what the suite says where the reference table is absent."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def test_sequence_of_operators():
 
 def test_iteration_classifies_nanoflow_deployment():
     found = cf.iteration(
-        load_model("llama-2-70b"), load_system("a100-80gb-8"), deployment("llama-2-70b", tp=8, efficiency="ideal"), 2048.0
+        load_model("llama-2-70b"),
+        load_system("a100-80gb-8"),
+        deployment("llama-2-70b", tp=8, efficiency="ideal"),
+        2048.0,
     )
     assert found.classification == "compute"
     assert float(found.network_over_compute) == pytest.approx(0.273 * 70 / 68.98, rel=0.01)  # NanoFlow, figure 2

@@ -49,12 +49,12 @@ def _model(name: str) -> Model:
     return build_model(find("model", name.split(" (no")[0].split("(V=")[0].removesuffix("-v0.1")).document)
 
 
-def _described(hidden: int, layers: int, heads: int, head_size: int, kv_heads: int, vocabulary: int, width: int) -> Model:
+def _described(
+    hidden: int, layers: int, heads: int, head_size: int, kv_heads: int, vocabulary: int, width: int
+) -> Model:
     """A dense model without norms from the figures of an exercise."""
     attention = dict(kind="grouped-query", query_heads=heads, kv_heads=kv_heads, head_size=head_size)
-    group = dict(
-        count=layers, norm_vectors=0, attention=attention, feed_forward=dict(kind="gated", width=width)
-    )
+    group = dict(count=layers, norm_vectors=0, attention=attention, feed_forward=dict(kind="gated", width=width))
     document = dict(
         kind="model",
         name="exercise",
@@ -289,12 +289,12 @@ CHECKS: dict[str, Callable[[dict, dict], Any]] = {
     "SCA071": lambda r, g: cf.compute_time(g["P"], g["S"], 16 * 197e12 * g["mfu"]),
     "SCA074": lambda r, g: 1e6 * point_to_point(64 * 8192 * 2, 0.0, 1 / g["W_ici"]),
     "SCA078": lambda r, g: 1e6 * ring_all_reduce(g["rows"] * g["cols"] * g["bytes"], MANY, 0.0, 1 / g["W"]),
-    "SCA080": lambda r, g: parameters(
-        _described(g["D"], g["L"], g["Hq"], g["dk"], g["Hkv"], g["V"], g["F"])
-    ).total,
+    "SCA080": lambda r, g: parameters(_described(g["D"], g["L"], g["Hq"], g["dk"], g["Hkv"], g["V"], g["F"])).total,
     "SCA081": lambda r, g: parameters(_described(g["D"], g["L"], 40, 100, 40, g["V"], g["F"])).total,
     "KIP083": lambda r, g: flops(_gemm(1, 2 * g["D"], g["D"], g["L"]), _pass(1.0), EXACT),
-    "KIP085": lambda r, g: cf.kv_bytes_per_token(_described(g["D"], g["L"], 64, 128, 64, 50000, 4 * g["D"]), g["bytes"]),
+    "KIP085": lambda r, g: cf.kv_bytes_per_token(
+        _described(g["D"], g["L"], 64, 128, 64, 50000, 4 * g["D"]), g["bytes"]
+    ),
     "KIP088": lambda r, g: 1e3 * cf.compute_time(g["P"], g["B"], g["gpus"] * g["flops"]),
     "KIP090": lambda r, g: 1e3 * cf.compute_time(g["P"], g["B"], g["gpus"] * g["flops"]),
     "KIP089": _kipply_network,
@@ -359,7 +359,7 @@ CHECKS: dict[str, Callable[[dict, dict], Any]] = {
 }
 CHECKS |= {name: _params for name in ROWS if name.startswith("PAR")}
 CHECKS |= {name: _kv for name in ROWS if name.startswith("KV") and name != "KV042"}
-CHECKS |= {name: _step for name in ("SCA053", "SCA054", "SCA056", "SCA057", "SCA058")}
+CHECKS |= dict.fromkeys(("SCA053", "SCA054", "SCA056", "SCA057", "SCA058"), _step)
 
 _DISPATCH = "counts of kernel launches: the model prices an operator, not a launch"
 _QUIRKS = "decode memory with LIFE's double count of the cache and of the embedding table"

@@ -131,7 +131,7 @@ def test_one_program_serves_every_group(monkeypatch):
 
 def test_frontier_of_random_blocks_is_exact():
     random.seed(5)
-    reduction = Pareto(capacity=32768, batch=2048)
+    reduction = Pareto(capacity=32768, runs=64)
     update = jax.jit(reduction.update)
     for spread in (1e-3, 1.0, 6.0):
         generator = np.random.default_rng(7)
@@ -155,7 +155,7 @@ def test_frontier_of_random_blocks_is_exact():
 
 
 def test_frontier_overflow_is_an_error_not_a_loss():
-    reduction = Pareto(capacity=16, batch=64)
+    reduction = Pareto(capacity=16, runs=2)
     x = np.linspace(1, 2, 100).astype(np.asarray(reduction.init()[0]).dtype)
     state = jax.jit(reduction.update)(reduction.init(), Block(x, 3 - x, np.zeros(100, np.int8), np.int32(0)))
     with pytest.raises(OverflowError, match="more than 16 points"):
