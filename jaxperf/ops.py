@@ -172,5 +172,13 @@ def settle(value: Scalar, alive: Scalar) -> Scalar:
     return jax.lax.cond(alive > 0, lambda v: v, jnp.zeros_like, value)
 
 
+def settle_together(tree: Any, alive: Scalar) -> Any:
+    """`settle` for all numbers of a pytree at once; they should depend on the same axes."""
+    leaves, structure = jax.tree.flatten(tree)
+    real = jnp.result_type(float)
+    packed = settle(jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), alive)
+    return jax.tree.unflatten(structure, [packed[index] for index in range(len(leaves))])
+
+
 EXACT = Exact()
 """The one instance that everything uses unless told otherwise."""

@@ -106,7 +106,7 @@ def evaluate(
     requests = layout.replicas * workload.batch / lifetime
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
-    reason = _reason(model, system, deployment, workload, memory, ttft, tpot)
+    reason = settle(_reason(model, system, deployment, workload, memory, ttft, tpot), alive)
     return Metrics(
         ttft=ttft,
         tpot=tpot,

@@ -62,7 +62,7 @@ def search(
     Relaxed descent from many starts, rounding, exact scores, and a discrete descent. The answer is scored exactly.
 
     **Arguments:** names or paths of `model` and `system`; how many `restarts` and gradient `steps`; `seed` of
-    the starts; the `question`: see `jaxperf.search.problem.define` (`objective`, `constraints`, `free`, `max_devices`, ...).
+    the starts; the `question` (`objective`, `constraints`, `free`, ...): see `jaxperf.search.problem.define`.
 
     **Raises** `InputError` for a question that makes no sense, `InfeasibleError` where nothing found meets the limits.
 

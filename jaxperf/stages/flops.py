@@ -26,7 +26,7 @@ def flops(operator: Operator, work: Pass, ops: Ops) -> Scalar:
     if isinstance(operator, Gemm):
         return operator.present * 2 * operator.copies * operator.m * operator.n * operator.k
     if isinstance(operator, Elementwise):
-        return 0.0 * operator.bytes
+        return 0.0 * operator.row_bytes
     first = attention_flops(operator, work, work.prior, ops)
     last = attention_flops(operator, work, work.last_context - work.new_tokens, ops)
     return (first + last) / 2

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Exact, Ops, Scalar
+from ..ops import Exact, Ops, Scalar, settle_together
 from ..spec.deployment import Efficiency
 from .flops import attention_flops, flops
 from .operators import AttentionCore, Elementwise, Gemm, Operator
@@ -49,48 +49,100 @@ def roofline(compute: Scalar, memory: Scalar, sharpness: Scalar | None, ops: Ops
     return jnp.exp(jnp.logaddexp(sharpness * logs[0], sharpness * logs[1]) / sharpness)
 
 
+def gemm_row_time(gemm: Gemm, efficiency: Efficiency) -> Scalar:
+    """2·(n+n0)(k+k0)/(c_max·R) [s]: compute time of one row, to be multiplied by copies·(m+m0)."""
+    columns, depth = gemm.n + efficiency.gemm_columns_half, gemm.k + efficiency.gemm_depth_half
+    return gemm.present * 2 * columns * (depth / (efficiency.gemm_compute * gemm.peak))
+
+
 def gemm_compute_time(gemm: Gemm, efficiency: Efficiency) -> Scalar:
     """2·copies·(m+m0)(n+n0)(k+k0)/(c_max·R) [s]: e_c = c_max·m/(m+m0)·n/(n+n0)·k/(k+k0) without its divisions."""
-    volume = (
-        (gemm.m + efficiency.gemm_rows_half)
-        * (gemm.n + efficiency.gemm_columns_half)
-        * ((gemm.k + efficiency.gemm_depth_half) / (efficiency.gemm_compute * gemm.peak))
+    return gemm.copies * (gemm.m + efficiency.gemm_rows_half) * gemm_row_time(gemm, efficiency)
+
+
+class RowCosts(eqx.Module):
+    """An operator without its rows and copies: everything about it is linear in these. Seconds and bytes of the weights
+    of one copy, seconds and FLOPs of one row, seconds besides; attention counts sequences as rows."""
+
+    compute: Scalar
+    weights: Scalar
+    rows: Scalar
+    fixed: Scalar
+    overhead: Scalar
+    flops: Scalar
+    needed_weights: Scalar
+    needed_rows: Scalar
+
+
+def row_costs(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> RowCosts:
+    """`RowCosts` of an operator, from its FLOPs and traffic at one row of one copy.
+
+    e_m = m_max·bytes/(bytes + b0), so the time of an operator's traffic is (bytes + b0)/(m_max·BW).
+    """
+    efficiency, bandwidth = plan.deployment.efficiency, plan.system.device.memory.bandwidth
+    overhead = operator.present * efficiency.operator_time
+    half = operator.present * efficiency.memory_bytes_half
+    if isinstance(operator, AttentionCore):
+        once = eqx.tree_at(lambda w: (w.rows, w.sequences), work, (1.0, 1.0))
+        counted, moved = attention_flops(operator, once, once.prior, ops), attention_bytes(operator, once, once.prior, ops)
+        inverse = 1 / (efficiency.attention_memory * bandwidth)
+        compute = counted / (efficiency.attention_decode_compute * operator.peak)
+        overhead = overhead + operator.present * efficiency.attention_time
+        return RowCosts(
+            compute, 0.0, moved.total * inverse, half * inverse, overhead, counted, 0.0, moved.kv_cache
+        )
+    if isinstance(operator, Elementwise):
+        moved = traffic(eqx.tree_at(lambda o: o.rows, operator, 1.0), work, ops)
+        inverse = 1 / (efficiency.elementwise_memory * bandwidth)
+        return RowCosts(0.0, 0.0, moved.total * inverse, half * inverse, overhead, 0.0, 0.0, 0.0)
+    once = eqx.tree_at(lambda o: (o.copies, o.m), operator, (1.0, 1.0))
+    counted, moved = flops(once, work, ops), traffic(once, work, ops)
+    inverse = 1 / (efficiency.gemm_memory * bandwidth)
+    return RowCosts(
+        compute=gemm_row_time(operator, efficiency),
+        weights=moved.weights * inverse,
+        rows=moved.activations * inverse,
+        fixed=half * inverse,
+        overhead=overhead,
+        flops=counted,
+        needed_weights=moved.weights,
+        needed_rows=0.0,
     )
-    return gemm.present * 2 * gemm.copies * volume
 
 
 def operator_timing(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Timing:
-    """Time of one operator over all chunks of a pass (see `Timing`).
-
-    e_m = m_max·bytes/(bytes + b0), so its time is (bytes + b0)/(m_max·BW).
-    """
-    if isinstance(operator, AttentionCore):
+    """Time of one operator over all chunks of a pass (see `Timing`)."""
+    if isinstance(operator, AttentionCore) and not work.decode:
         return attention_timing(operator, plan, work, ops)
-    efficiency, bandwidth = plan.deployment.efficiency, plan.system.device.memory.bandwidth
-    moved = traffic(operator, work, ops)
-    total = moved.total + operator.present * efficiency.memory_bytes_half
-    overhead = operator.present * efficiency.operator_time
-    if isinstance(operator, Elementwise):
-        memory = total / (efficiency.elementwise_memory * bandwidth)
-        compute, counted, time = 0.0, 0.0, memory + overhead
+    return timing_of_rows(operator, row_costs(operator, plan, work, ops), plan, work, ops)
+
+
+def timing_of_rows(operator: Operator, costs: RowCosts, plan: Plan, work: Pass, ops: Ops) -> Timing:
+    """`Timing` of an operator from its `RowCosts`: copies·(weights + m·rows) + fixed against copies·(m + m0)·compute."""
+    efficiency = plan.deployment.efficiency
+    if isinstance(operator, Gemm):
+        copies, rows, padded = operator.copies, operator.m, operator.m + efficiency.gemm_rows_half
     else:
-        memory = total / (efficiency.gemm_memory * bandwidth)
-        compute, counted = gemm_compute_time(operator, efficiency), flops(operator, work, ops)
-        time = roofline(compute, memory, efficiency.sharpness, ops) + overhead
-    needed = moved.weights + moved.kv_cache
+        copies, rows = 1.0, work.sequences if isinstance(operator, AttentionCore) else operator.rows
+        padded = rows
+    memory = copies * (costs.weights + rows * costs.rows) + costs.fixed
+    compute = copies * (padded * costs.compute)
+    time = memory if isinstance(operator, Elementwise) else roofline(compute, memory, efficiency.sharpness, ops)
+    time = time + costs.overhead
+    counted = copies * (rows * costs.flops)
+    needed = copies * (costs.needed_weights + rows * costs.needed_rows)
     if work.decode:
-        return Timing(time, compute, memory, overhead, time, counted, needed)
+        return Timing(time, compute, memory, costs.overhead, time, counted, needed)
     n = work.chunks
-    return Timing(time * n, compute * n, memory * n, overhead * n, time, counted * n, needed * n)
+    return Timing(time * n, compute * n, memory * n, costs.overhead * n, time, counted * n, needed * n)
 
 
 def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> Timing:
-    """Attention over the chunks of a pass. From chunk to chunk both sides of its roofline grow linearly until the
+    """Attention over the chunks of a prefill. From chunk to chunk both sides of its roofline grow linearly until the
     window is full and stay constant after, so the sum of maxima has a closed form: a linear run, the one chunk in
     which the window fills, and a constant run."""
     efficiency = plan.deployment.efficiency
-    ceiling = efficiency.attention_decode_compute if work.decode else efficiency.attention_prefill_compute
-    slope = 1 / (ceiling * core.peak)
+    slope = 1 / (efficiency.attention_prefill_compute * core.peak)
     inverse = 1 / (efficiency.attention_memory * plan.system.device.memory.bandwidth)
     half = core.present * efficiency.memory_bytes_half
 
@@ -104,11 +156,6 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
         return roofline(left, right, efficiency.sharpness, ops)
 
     overhead = core.present * (efficiency.operator_time + efficiency.attention_time)
-    if work.decode:
-        compute, memory, needed = sides(0.0)
-        time = longer(compute, memory) + overhead
-        return Timing(time, compute, memory, overhead, time, compute / slope, needed)
-
     chunks, size = work.chunks, work.new_tokens
     growing = jnp.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))  # infinite without a window
     growing = jax.lax.stop_gradient(ops.minimum(ops.at_least(growing, 0.0), chunks))
@@ -162,12 +209,18 @@ def overlapped(local: Scalar, other: Scalar, overlap: Scalar, ops: Ops) -> Scala
 
 def table_timing(table: dict[str, Operator], plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> Timing:
     """A table's timing. `operator`: the sum over operators. `phase`: max(Σ compute, Σ memory) + Σ overhead."""
-    total, *others = [operator_timing(operator, plan, work, ops) for operator in table.values()]
+    if work.decode:
+        costs = {name: row_costs(operator, plan, work, ops) for name, operator in table.items()}
+        costs = settle_together(costs, plan.model.vocabulary_size)
+        parts = [timing_of_rows(operator, costs[name], plan, work, ops) for name, operator in table.items()]
+    else:
+        parts = [operator_timing(operator, plan, work, ops) for operator in table.values()]
+    total, *others = parts
     for timing in others:
         total = total + timing
     if assembly == "operator":
         return total
     sharpness = plan.deployment.efficiency.sharpness
     bound = roofline(total.compute, total.memory, sharpness, ops) + total.overhead
-    share = bound / jnp.maximum(total.time, _SHORTEST)
+    share = bound / jnp.maximum(total.time, 1e-30)
     return eqx.tree_at(lambda t: (t.time, t.last), total, (bound, total.last * share))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..ops import Ops, Scalar
 from ..spec.model import LayerGroup
 from .plan import Arithmetic, Plan
-from .routing import slowest_rank_experts, slowest_rank_tokens
+from .routing import slowest_rank
 from .shapes import AttentionShape, Pass
 
 
@@ -47,10 +47,11 @@ class AttentionCore(eqx.Module):
 
 
 class Elementwise(eqx.Module):
-    """A pass over activations that moves `bytes` bytes."""
+    """A pass over `rows` rows of activations that moves `row_bytes` bytes a row."""
 
     present: Scalar
-    bytes: Scalar
+    rows: Scalar
+    row_bytes: Scalar
 
 
 Operator = Gemm | AttentionCore | Elementwise
@@ -80,8 +81,7 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
     up_rows = rows if work.decode else work.sequences * work.mean_context
     has_experts = jnp.minimum(feed_forward.experts, 1.0)
     chosen, experts = feed_forward.experts_per_token, feed_forward.experts
-    load = slowest_rank_tokens(work.group_tokens, experts, chosen, layout.ep, plan.score)
-    active = slowest_rank_experts(work.group_tokens, experts, chosen, layout.ep, plan.score)
+    load, active = slowest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score)
     expert_rows = load / jnp.maximum(active, 1e-6)
     gates = 1 + feed_forward.gated
     expert_width = feed_forward.expert_width / moe_tp
@@ -93,7 +93,6 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
     rope_elements = (
         (1 - attention.linear)
         * 2
-        * rows
         * jnp.where(
             attention.latent > 0,
             (shape.heads + 1) * attention.rope_head_size,
@@ -106,12 +105,11 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
         feed_forward_input, width
     )
     sites = attention.present + has_feed_forward
-    norm_bytes = sites * 4 * rows * hidden * width + rope_elements * width + rows * hidden * quantised
-    activation_elements = (2 + feed_forward.gated) * (
-        rows * (dense_width + shared_width) + has_experts * load * expert_width
-    )
+    norm_bytes = sites * 4 * hidden * width + rope_elements * width + hidden * quantised
+    gated_width = (2 + feed_forward.gated) * width
+    has_rows = jnp.maximum(has_dense, has_shared)
     return {
-        "norm, rope, quantise": Elementwise(jnp.minimum(sites, 1.0), norm_bytes),
+        "norm, rope, quantise": Elementwise(jnp.minimum(sites, 1.0), rows, norm_bytes),
         "latent down": gemm(rows, shape.down_n, hidden, at),
         "qkv projection": gemm(rows, shape.qkv_n, shape.qkv_k, at),
         "latent up": gemm(up_rows, shape.up_n, shape.up_k, at),
@@ -133,7 +131,8 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
         "shared down": gemm(rows, hidden, shared_width, shared, 1.0, has_shared),
         "ffn gate, up": gemm(rows, gates * dense_width, hidden, ff, 1.0, has_dense),
         "ffn down": gemm(rows, hidden, dense_width, ff, 1.0, has_dense),
-        "activation": Elementwise(has_feed_forward, activation_elements * width),
+        "activation": Elementwise(has_rows, rows, gated_width * (dense_width + shared_width)),
+        "expert activation": Elementwise(has_experts, load, gated_width * expert_width),
     }
 
 
@@ -145,8 +144,8 @@ def _quantise(input_width: Scalar, width: Scalar) -> Scalar:
 def embedding_table(plan: Plan, work: Pass) -> dict[str, Operator]:
     """The embedding gather of a pass on one rank: rows·D read and written, never the whole table."""
     precision = plan.deployment.precision
-    moved = work.rows * plan.model.hidden_size * (precision.embedding.bytes + precision.activations)
-    return {"embedding": Elementwise(1.0, moved)}
+    row_bytes = plan.model.hidden_size * (precision.embedding.bytes + precision.activations)
+    return {"embedding": Elementwise(1.0, work.rows, row_bytes)}
 
 
 def head_table(plan: Plan, work: Pass) -> dict[str, Operator]:
@@ -156,5 +155,5 @@ def head_table(plan: Plan, work: Pass) -> dict[str, Operator]:
     columns, depth = vocabulary / tp, plan.model.hidden_size
     return {
         "lm head": Gemm(1.0, 1.0, rows, columns, depth, how.weight_width, how.input_width, width, how.peak),
-        "sampling": Elementwise(1.0, 4.0 * vocabulary * 4.0 * rows),
+        "sampling": Elementwise(1.0, rows, 4.0 * vocabulary * 4.0),
     }

@@ -5,6 +5,7 @@ closed forms that tests hold against those sums."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
@@ -113,3 +114,19 @@ def distinct_ranks(experts: Scalar, experts_per_token: Scalar, ep: Scalar) -> Sc
     middle = jnp.maximum(experts - (experts_per_token - 1) / 2, 1e-6)
     missed = jnp.clip(1 - local / middle, 1e-9, 1.0) ** experts_per_token
     return ep * (1 - missed)
+
+
+def slowest_rank(
+    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar
+) -> tuple[Scalar, Scalar]:
+    """(`slowest_rank_tokens`, `slowest_rank_experts`), skipped where a layer has no experts."""
+
+    def priced() -> tuple[Scalar, Scalar]:
+        load = slowest_rank_tokens(tokens, experts, experts_per_token, ep, score)
+        return load, slowest_rank_experts(tokens, experts, experts_per_token, ep, score)
+
+    def skipped() -> tuple[Scalar, Scalar]:
+        shapes = jax.eval_shape(priced)
+        return jnp.zeros(shapes[0].shape, shapes[0].dtype), jnp.zeros(shapes[1].shape, shapes[1].dtype)
+
+    return jax.lax.cond(experts > 0, priced, skipped)

@@ -55,7 +55,7 @@ def traffic(operator: Operator, work: Pass, ops: Ops) -> Bytes:
         outputs = present * operator.m * operator.n * operator.output_width
         return Bytes(weights, 0.0 * weights, inputs + outputs)
     if isinstance(operator, Elementwise):
-        moved = operator.present * operator.bytes
+        moved = operator.present * operator.rows * operator.row_bytes
         return Bytes(0.0 * moved, 0.0 * moved, moved)
     first = attention_bytes(operator, work, work.prior, ops)
     last = attention_bytes(operator, work, work.last_context - work.new_tokens, ops)
