@@ -26,7 +26,7 @@ print(
     f"TTFT {1e3 * metrics.ttft:.0f} ms, TPOT {1e3 * metrics.tpot:.1f} ms, {metrics.output_tokens_per_s:,.0f} tokens/s"
 )
 print(
-    f"{metrics.memory.total / 1e9:.0f} of {metrics.memory.capacity / 1e9:.0f} GB; {metrics.max_batch:.0f} sequences would fit"
+    f"{metrics.memory.total / 1e9:.0f} of {metrics.memory.capacity / 1e9:.0f} GB; {metrics.max_batch:.0f} sequences fit"
 )
 
 # %% The same function, vmapped over batches

@@ -7,6 +7,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Programs here run once: compiling them without LLVM's optimisations halves the suite. Before JAX is imported.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 import hypothesis
 import jax
 import pytest

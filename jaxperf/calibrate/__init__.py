@@ -197,4 +197,5 @@ def _fit_group(
     entries |= report.fit_section(found, impossible)
     return {"system": system, "engine": engine, "efficiency": efficiency, "report": entries}
 
+
 make_callable(__name__, calibrate)

@@ -226,7 +226,7 @@ def _numbers(value: Any) -> Any:
         converted = {key: _numbers(item) for key, item in value.items()}
         for key in ("max_batch", "count"):
             if isinstance(converted.get(key), float):
-                converted[key] = int(round(converted[key]))
+                converted[key] = round(converted[key])
         return converted
     if isinstance(value, list):
         return [_numbers(item) for item in value]

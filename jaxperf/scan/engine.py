@@ -112,8 +112,13 @@ def evaluate_block(
     middle = jax.vmap(inner, in_axes=(None, 0, None))
     first, second, reason = jax.vmap(middle, in_axes=(0, None, None))(points, chunks, inputs.batch)
     # Settled, so that every reduction reads these arrays instead of computing them once more.
-    flat = [settle(values.ravel(), model.vocabulary_size) for values in (first, second, reason)]
-    return Block(*flat, number)
+    alive = model.vocabulary_size
+    return Block(
+        first=settle(first.ravel(), alive),
+        second=settle(second.ravel(), alive),
+        reason=settle(reason.ravel(), alive),
+        number=number,
+    )
 
 
 @eqx.filter_jit

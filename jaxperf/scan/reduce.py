@@ -131,9 +131,9 @@ class Pareto(eqx.Module):
             done = done.at[chosen].set(True, mode="drop")
             at = jnp.minimum(chosen, first.shape[0] - 1)
             real = (chosen < first.shape[0])[:, None]
-            values = [jnp.where(real, part[at], 0.0).ravel() for part in (first, second)]
+            ahead, high = (jnp.where(real, part[at], 0.0).ravel() for part in (first, second))
             index = (at[:, None] * _RUN + jnp.arange(_RUN, dtype=jnp.int32)[None, :]).ravel()
-            current = self._merge(current, *values, block.number, index)
+            current = self._merge(current, ahead, high, block.number, index)
             return current, left(current[4], done), done
 
         done = jnp.zeros(first.shape[0], bool)

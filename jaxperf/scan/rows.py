@@ -63,10 +63,10 @@ def configuration_rows(prepared: Prepared, group: Group, shape: Shape, places: l
             degrees=np.asarray([row[2] for row, _, _ in full], real),
             real=np.ones(_SLICE, bool),
         )
-        batch = np.asarray([batch for _, _, batch in full], real)
-        chunk = np.asarray([chunk for _, chunk, _ in full], real)
-        metrics = jax.tree.map(np.asarray, _metrics(model, inputs, points, batch, chunk))
-        rows += [_row(prepared, group, *part[i], metrics, i) for i in range(len(part))]
+        batches = np.asarray([batch for _, _, batch in full], real)
+        sizes = np.asarray([chunk for _, chunk, _ in full], real)
+        metrics = jax.tree.map(np.asarray, _metrics(model, inputs, points, batches, sizes))
+        rows += [_row(prepared, group, row, chunk, batch, metrics, i) for i, (row, chunk, batch) in enumerate(part)]
     return rows
 
 

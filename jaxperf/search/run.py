@@ -122,7 +122,9 @@ def bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 def relax(problem: Problem, start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
     """Distinct end points of the relaxed descent with the hardware as logarithms of multiples, [n, SIZE]."""
     shape = start.shape
-    ends = descend(problem.case, start, np.broadcast_to(low, shape), np.broadcast_to(high, shape), steps)
+    ends = start.copy()
+    if steps:  # none: the rounding and the discrete descent alone
+        ends = descend(problem.case, start, np.broadcast_to(low, shape), np.broadcast_to(high, shape), steps)
     ranks = ends[:, 0] + ends[:, 3] + ends[:, 4]
     ends[:, 2] = np.minimum(ends[:, 2], ranks)
     ends[:, WIDTH:] = np.asarray(

@@ -21,7 +21,7 @@ from .traffic import attention_bytes, traffic
 
 Assembly = Literal["operator", "phase"]
 
-_SHORTEST = 1e-18  # below every time [s]; its square, which a quotient's gradient divides by, is still a float32
+_SHORTEST = 1e-12  # below every time [s]; float32 holds its inverse square times any gradient that reaches it
 
 
 class Timing(eqx.Module):
@@ -84,13 +84,12 @@ def row_costs(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> RowCosts:
     half = operator.present * efficiency.memory_bytes_half
     if isinstance(operator, AttentionCore):
         once = eqx.tree_at(lambda w: (w.rows, w.sequences), work, (1.0, 1.0))
-        counted, moved = attention_flops(operator, once, once.prior, ops), attention_bytes(operator, once, once.prior, ops)
+        counted = attention_flops(operator, once, once.prior, ops)
+        moved = attention_bytes(operator, once, once.prior, ops)
         inverse = 1 / (efficiency.attention_memory * bandwidth)
         compute = counted / (efficiency.attention_decode_compute * operator.peak)
         overhead = overhead + operator.present * efficiency.attention_time
-        return RowCosts(
-            compute, 0.0, moved.total * inverse, half * inverse, overhead, counted, 0.0, moved.kv_cache
-        )
+        return RowCosts(compute, 0.0, moved.total * inverse, half * inverse, overhead, counted, 0.0, moved.kv_cache)
     if isinstance(operator, Elementwise):
         moved = traffic(eqx.tree_at(lambda o: o.rows, operator, 1.0), work, ops)
         inverse = 1 / (efficiency.elementwise_memory * bandwidth)
@@ -118,7 +117,7 @@ def operator_timing(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Tim
 
 
 def timing_of_rows(operator: Operator, costs: RowCosts, plan: Plan, work: Pass, ops: Ops) -> Timing:
-    """`Timing` of an operator from its `RowCosts`: copies·(weights + m·rows) + fixed against copies·(m + m0)·compute."""
+    """`Timing` of an operator from its `RowCosts`: copies·(weights + m·rows) + fixed, or copies·(m + m0)·compute."""
     efficiency = plan.deployment.efficiency
     if isinstance(operator, Gemm):
         copies, rows, padded = operator.copies, operator.m, operator.m + efficiency.gemm_rows_half

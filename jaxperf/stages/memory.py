@@ -238,8 +238,8 @@ def device_memory(
     first, last = embedding_bytes(model, layout, precision), head_bytes(model, layout, precision, ops)
     alone = 1 - ops.above(layout.pp, 1.5)
     ends = jnp.stack([first + alone * last, *[0.0 * first] * (count - 2), last + alone * first])
-    held = ends + sum(shares[g] * layer[g] for g in range(len(model.groups)))
-    kv = sum(shares[g] * cache[g] for g in range(len(model.groups)))
+    held = ends + jnp.sum(shares * layer[:, None], axis=0)
+    kv = jnp.sum(shares * cache[:, None], axis=0)
     usable = engine.memory_utilisation * plan.system.device.memory.capacity - engine.reserve - activations
     candidates = range(count)
     fits = ops.minimum(*[ops.at_least(usable - held[c], 0.0) / ops.at_least(kv[c], 1e-3) for c in candidates])

@@ -208,7 +208,7 @@ def test_a_control_character_in_a_name_stays_on_one_line(call: Call) -> None:
 
 
 def test_layout_names_the_nearest_values_of_many() -> None:
+    layout = {"tp": 64, "attention_dp": 4, "ep": 96}
     with pytest.raises(InputError, match="choose one of") as caught:
-        layout = {"tp": 64, "attention_dp": 4, "ep": 96}
         check_layout(find("model", "deepseek-v3"), find("system", "gb200-nvl72"), layout)
     assert "64" in str(caught.value)

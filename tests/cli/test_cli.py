@@ -99,7 +99,7 @@ def test_breakdown_gives_rows_by_name() -> None:
     shapes = jax.eval_shape(breakdown, *pytrees)
     rows = split(compiled(breakdown_columns, *pytrees)["decode"])
     assert set(shapes) == {"prefill", "decode"} and set(shapes["decode"]) == set(rows)
-    assert list(rows)[0] == "embedding" and list(rows)[-1] == "host"
+    assert next(iter(rows)) == "embedding" and list(rows)[-1] == "host"
     assert float(rows["ffn gate, up"].count) == 12
     assert float(rows["router"].count) == 0 and float(rows["attention collective"].count) == 0
 

@@ -8,7 +8,6 @@ import json
 
 import pytest
 
-
 SMALL = ["scan", "--model", "llama-3.1-8b", "--system", "h100-sxm-8", "--tp", "1,2", "--batch", "1..64*2"]
 
 
