@@ -28,6 +28,22 @@ Scalar = Any
 _TINY = 1e-30  # below every time, byte count and FLOP count; keeps logarithms and their gradients finite
 
 
+def larger(left: Scalar, right: Scalar) -> Scalar:
+    """max(left, right) as a choice. The derivative of XLA's own maximum asks which argument equals the result; where
+    fused code computes an argument twice with different rounding, neither does, and the gradient is lost."""
+    return jnp.where(left > right, left, right)
+
+
+def smaller(left: Scalar, right: Scalar) -> Scalar:
+    """min(left, right) as a choice (see `larger`)."""
+    return jnp.where(left < right, left, right)
+
+
+def clamp(value: Scalar, low: Scalar, high: Scalar) -> Scalar:
+    """`value` held between `low` and `high` (see `larger`)."""
+    return smaller(larger(value, low), high)
+
+
 class Exact(eqx.Module):
     """True maximum, minimum, ceiling and comparisons."""
 
@@ -35,19 +51,19 @@ class Exact(eqx.Module):
         """The largest value."""
         result = values[0]
         for value in values[1:]:
-            result = jnp.maximum(result, value)
+            result = larger(result, value)
         return result
 
     def minimum(self, *values: Scalar) -> Scalar:
         """The smallest value."""
         result = values[0]
         for value in values[1:]:
-            result = jnp.minimum(result, value)
+            result = smaller(result, value)
         return result
 
     def at_least(self, value: Scalar, low: Scalar) -> Scalar:
         """max(value, low) where low is a structural limit (one head, no fewer than zero): exact when relaxed, too."""
-        return jnp.maximum(value, low)
+        return larger(value, low)
 
     def cheapest(self, *costs: Scalar) -> Scalar:
         """The smallest cost among alternatives."""
@@ -81,7 +97,7 @@ class Smooth(eqx.Module):
 
     def maximum(self, *values: Scalar) -> Scalar:
         """p-norm with p = 1/τ: hard ≤ soft ≤ hard·n^τ."""
-        logs = jnp.stack([jnp.log(jnp.maximum(value, _TINY)) for value in values])
+        logs = jnp.stack([jnp.log(larger(value, _TINY)) for value in values])
         return jnp.exp(self.temperature * logsumexp(logs / self.temperature, axis=0))
 
     def minimum(self, *values: Scalar) -> Scalar:
@@ -90,11 +106,11 @@ class Smooth(eqx.Module):
 
     def at_least(self, value: Scalar, low: Scalar) -> Scalar:
         """max(value, low), exactly: a structural limit."""
-        return jnp.maximum(value, low)
+        return larger(value, low)
 
     def cheapest(self, *costs: Scalar) -> Scalar:
         """n^τ·(Σ c^(−1/τ))^(−τ): hard ≤ soft ≤ hard·n^τ."""
-        logs = jnp.stack([jnp.log(jnp.maximum(cost, _TINY)) for cost in costs])
+        logs = jnp.stack([jnp.log(larger(cost, _TINY)) for cost in costs])
         return jnp.exp(self.temperature * (math.log(len(costs)) - logsumexp(-logs / self.temperature, axis=0)))
 
     def ceil_divide(self, numerator: Scalar, denominator: Scalar) -> Scalar:
@@ -115,7 +131,7 @@ class Smooth(eqx.Module):
 
     def above(self, left: Scalar, right: Scalar) -> Scalar:
         """sigmoid((log2 left − log2 right)/τ)."""
-        ratio = jnp.log2(jnp.maximum(left, _TINY)) - jnp.log2(jnp.maximum(right, _TINY))
+        ratio = jnp.log2(larger(left, _TINY)) - jnp.log2(larger(right, _TINY))
         return jax.nn.sigmoid(ratio / self.temperature)
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "predict": "predict a table of measurements, line by line",
     "search": "find the best layout or hardware by gradients",
     "sensitivity": "what a metric gains from a percent more of everything",
+    "balance": "split a hardware budget where one more unit gains the same on both sides",
     "specs": "list, show and check the library of models and systems",
 }
 """Every verb with its one line of help."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, settle
+from ..ops import EXACT, Ops, Scalar, larger, settle
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -145,12 +145,12 @@ def _memory(plan: Plan, workload: Workload, stacked: LayerGroup, shares: Scalar,
 
 def _fastest_peak(plan: Plan) -> Scalar:
     """Peak of the fastest number type that the model's layers run in [FLOP/s]: what MFU refers to."""
-    peak = jnp.maximum(plan.attention.peak, plan.core_peak)
+    peak = larger(plan.attention.peak, plan.core_peak)
     for group in plan.model.groups:
         f = group.feed_forward
-        peak = jnp.maximum(peak, jnp.where(f.width > 0, plan.feed_forward.peak, 0.0))
-        peak = jnp.maximum(peak, jnp.where(f.experts > 0, plan.routed_experts.peak, 0.0))
-        peak = jnp.maximum(peak, jnp.where(f.shared_width > 0, plan.shared_experts.peak, 0.0))
+        peak = larger(peak, jnp.where(f.width > 0, plan.feed_forward.peak, 0.0))
+        peak = larger(peak, jnp.where(f.experts > 0, plan.routed_experts.peak, 0.0))
+        peak = larger(peak, jnp.where(f.shared_width > 0, plan.shared_experts.peak, 0.0))
     return peak
 
 
@@ -160,7 +160,7 @@ def _bound(cost: PhaseCost) -> Scalar:
     best, index = parts[0], jnp.zeros_like(parts[0])
     for number, part in enumerate(parts[1:], 1):
         index = jnp.where(part > best, float(number), index)
-        best = jnp.maximum(part, best)
+        best = larger(part, best)
     return index
 
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Exact, Ops, Scalar, settle_together
+from ..ops import Exact, Ops, Scalar, clamp, larger, settle_together
 from ..spec.deployment import Efficiency
 from .flops import attention_flops, flops
 from .operators import AttentionCore, Elementwise, Gemm, Operator
@@ -45,7 +45,7 @@ def roofline(compute: Scalar, memory: Scalar, sharpness: Scalar | None, ops: Ops
     """The longer of two times [s]; with a finite sharpness p their p-norm, which only adds time."""
     if sharpness is None:
         return ops.maximum(compute, memory)
-    logs = [jnp.log(jnp.maximum(side, 1e-30)) for side in (compute, memory)]
+    logs = [jnp.log(larger(side, 1e-30)) for side in (compute, memory)]
     return jnp.exp(jnp.logaddexp(sharpness * logs[0], sharpness * logs[1]) / sharpness)
 
 
@@ -170,8 +170,8 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     memory = growing * memory_first + triangle * (memory_next - memory_first)
     linear = _sum_of_maxima(compute_first, compute_next, memory_first, memory_next, growing)
     if not (isinstance(ops, Exact) and efficiency.sharpness is None):
-        hard = jnp.maximum(compute, memory)
-        linear = linear * longer(compute, memory) / jnp.maximum(hard, _SHORTEST)
+        hard = larger(compute, memory)
+        linear = linear * longer(compute, memory) / larger(hard, _SHORTEST)
     last = longer(compute_last, memory_last)
     time = linear + straddling * longer(compute_fill, memory_fill) + full * last
     compute = compute + straddling * compute_fill + full * compute_last
@@ -195,10 +195,10 @@ def _sum_of_maxima(first: Scalar, next_: Scalar, other: Scalar, other_next: Scal
     start, slope = first - other, (next_ - first) - (other_next - other)
     total_other = count * other + count * (count - 1) / 2 * (other_next - other)
     crossing = jnp.ceil(-start / jnp.where(slope == 0, 1.0, slope))
-    crossing = jnp.where(slope == 0, 0.0, jax.lax.stop_gradient(jnp.clip(crossing, 0.0, count)))
+    crossing = jnp.where(slope == 0, 0.0, jax.lax.stop_gradient(clamp(crossing, 0.0, count)))
     prefix = crossing * start + crossing * (crossing - 1) / 2 * slope
     whole = count * start + count * (count - 1) / 2 * slope
-    return total_other + jnp.maximum(jnp.maximum(prefix, whole - prefix), 0.0)
+    return total_other + larger(larger(prefix, whole - prefix), 0.0)
 
 
 def overlapped(local: Scalar, other: Scalar, overlap: Scalar, ops: Ops) -> Scalar:
@@ -221,5 +221,5 @@ def table_timing(table: dict[str, Operator], plan: Plan, work: Pass, assembly: A
         return total
     sharpness = plan.deployment.efficiency.sharpness
     bound = roofline(total.compute, total.memory, sharpness, ops) + total.overhead
-    share = bound / jnp.maximum(total.time, 1e-30)
+    share = bound / larger(total.time, _SHORTEST)
     return eqx.tree_at(lambda t: (t.time, t.last), total, (bound, total.last * share))

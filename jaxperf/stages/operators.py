@@ -7,7 +7,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import Ops, Scalar
+from ..ops import Ops, Scalar, larger, smaller
 from ..spec.model import LayerGroup
 from .plan import Arithmetic, Plan
 from .routing import slowest_rank
@@ -74,21 +74,21 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
         m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, copies: Scalar = 1.0, present: Scalar | None = None
     ) -> Gemm:
         if present is None:
-            present = jnp.minimum(n * k, 1.0)
+            present = smaller(n * k, 1.0)
         return Gemm(present, copies, m, n, k, how.weight_width, how.input_width, width, how.peak)
 
     # MLA's kv_b product runs once a decoded row (absorbed) but for every visible token of a prefill chunk (expanded).
     up_rows = rows if work.decode else work.sequences * work.mean_context
-    has_experts = jnp.minimum(feed_forward.experts, 1.0)
+    has_experts = smaller(feed_forward.experts, 1.0)
     chosen, experts = feed_forward.experts_per_token, feed_forward.experts
     load, active = slowest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score)
-    expert_rows = load / jnp.maximum(active, 1e-6)
+    expert_rows = load / larger(active, 1e-6)
     gates = 1 + feed_forward.gated
     expert_width = feed_forward.expert_width / moe_tp
     shared_width = feed_forward.shared_width / tp
     dense_width = feed_forward.width / tp
-    has_dense = jnp.minimum(feed_forward.width, 1.0)
-    has_shared = jnp.minimum(feed_forward.shared_width, 1.0)
+    has_dense = smaller(feed_forward.width, 1.0)
+    has_shared = smaller(feed_forward.shared_width, 1.0)
 
     rope_elements = (
         (1 - attention.linear)
@@ -100,16 +100,16 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
         )
     )
     feed_forward_input = has_dense * ff.input_width + has_experts * routed.input_width
-    has_feed_forward = jnp.maximum(has_dense, has_experts)
+    has_feed_forward = larger(has_dense, has_experts)
     quantised = _quantise(at.input_width, width) * attention.present + has_feed_forward * _quantise(
         feed_forward_input, width
     )
     sites = attention.present + has_feed_forward
     norm_bytes = sites * 4 * hidden * width + rope_elements * width + hidden * quantised
     gated_width = (2 + feed_forward.gated) * width
-    has_rows = jnp.maximum(has_dense, has_shared)
+    has_rows = larger(has_dense, has_shared)
     return {
-        "norm, rope, quantise": Elementwise(jnp.minimum(sites, 1.0), rows, norm_bytes),
+        "norm, rope, quantise": Elementwise(smaller(sites, 1.0), rows, norm_bytes),
         "latent down": gemm(rows, shape.down_n, hidden, at),
         "qkv projection": gemm(rows, shape.qkv_n, shape.qkv_k, at),
         "latent up": gemm(up_rows, shape.up_n, shape.up_k, at),

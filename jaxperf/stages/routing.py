@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from ..ops import Scalar
+from ..ops import Scalar, clamp, larger, smaller
 
 
 def active_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar) -> Scalar:
@@ -17,13 +17,13 @@ def active_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar) -
 
     Zero experts give 0. Source: uniform routing; checked by simulation (163.7 of 256 for 32 tokens, top-8).
     """
-    share = experts_per_token / jnp.maximum(experts, 1.0)
+    share = experts_per_token / larger(experts, 1.0)
     return experts * _woken(share, tokens)
 
 
 def _woken(share: Scalar, tokens: Scalar) -> Scalar:
     """1 − (1 − share)^tokens, exact for small shares."""
-    return -jnp.expm1(tokens * jnp.log1p(-jnp.minimum(share, 0.999999)))
+    return -jnp.expm1(tokens * jnp.log1p(-smaller(share, 0.999999)))
 
 
 def normal_score(ranks: Scalar) -> Scalar:
@@ -40,8 +40,8 @@ def expected_maximum(mean: Scalar, variance: Scalar, skewness: Scalar, score: Sc
     z, square = score, skewness * skewness
     cube = z * z * z
     shifted = z + (z * z - 1) * skewness / 6 - (2 * cube - 5 * z) * square / 36 + (cube - 3 * z) * square / 24
-    several = jnp.minimum(z * 1e3, 1.0)
-    return mean + several * jnp.sqrt(jnp.maximum(variance, 1e-12)) * jnp.maximum(shifted, 0.0)
+    several = smaller(z * 1e3, 1.0)
+    return mean + several * jnp.sqrt(larger(variance, 1e-12)) * larger(shifted, 0.0)
 
 
 def first_counts(trials: Scalar, chance: Scalar, ranks: Scalar) -> Scalar:
@@ -50,13 +50,13 @@ def first_counts(trials: Scalar, chance: Scalar, ranks: Scalar) -> Scalar:
     The whole sum where no count exceeds 4, nearly all of it where the maximum is below 3. F^G = exp(−G·(−ln(1 − S)))
     with the tail S = 1 − F and its Padé form −ln(1 − S) ≈ S(6 − S)/(6 − 4S): one exponential a term.
     """
-    odds = chance / jnp.maximum(1 - chance, 1e-6)
-    mass = jnp.exp(trials * jnp.log1p(-jnp.minimum(chance, 0.999999)))
+    odds = chance / larger(1 - chance, 1e-6)
+    mass = jnp.exp(trials * jnp.log1p(-smaller(chance, 0.999999)))
     below, total = mass, 0.0
     for count in range(4):
-        tail = jnp.maximum(1 - below, 0.0)
+        tail = larger(1 - below, 0.0)
         total = total + 1 - jnp.exp(-ranks * tail * (6 - tail) / (6 - 4 * tail))
-        mass = mass * odds * jnp.maximum(trials - count, 0.0) / (count + 1)
+        mass = mass * odds * larger(trials - count, 0.0) / (count + 1)
         below = below + mass
     return total
 
@@ -72,16 +72,16 @@ def slowest_rank_tokens(
     """
     pairs = tokens * experts_per_token
     mean = pairs / ep
-    local = experts / jnp.maximum(ep, 1.0)
-    chance = (1 + (experts_per_token - 1) * jnp.clip(2 - local, 0.0, 1.0) * jnp.minimum(experts, 1.0)) / ep
-    variance = mean * jnp.maximum(1 - chance, 0.0)
-    skewness = (1 - 2 * chance) / jnp.sqrt(jnp.maximum(variance, 1e-6))
-    estimate = expected_maximum(mean, variance, jnp.clip(skewness, 0.0, 1.5), score)
-    few = jnp.clip(3.5 - estimate, 0.0, 1.0) * jnp.clip(ep - 1, 0.0, 1.0)
+    local = experts / larger(ep, 1.0)
+    chance = (1 + (experts_per_token - 1) * clamp(2 - local, 0.0, 1.0) * smaller(experts, 1.0)) / ep
+    variance = mean * larger(1 - chance, 0.0)
+    skewness = (1 - 2 * chance) / jnp.sqrt(larger(variance, 1e-6))
+    estimate = expected_maximum(mean, variance, clamp(skewness, 0.0, 1.5), score)
+    few = clamp(3.5 - estimate, 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
     estimate = estimate + few * (first_counts(mean / chance, chance, ep) - estimate)
-    most = tokens * jnp.minimum(experts_per_token, local)
-    least = jnp.maximum(mean, jnp.minimum(1.0, pairs))
-    return jnp.clip(estimate, least, jnp.maximum(most, least))
+    most = tokens * smaller(experts_per_token, local)
+    least = larger(mean, smaller(1.0, pairs))
+    return clamp(estimate, least, larger(most, least))
 
 
 def slowest_rank_experts(
@@ -92,16 +92,16 @@ def slowest_rank_experts(
     Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T. Exact where a rank holds at most 4 experts,
     three moments else: within 3 % of the sum. Between the mean and E/ep.
     """
-    local = experts / jnp.maximum(ep, 1.0)
-    share = _woken(experts_per_token / jnp.maximum(experts, 1.0), tokens)
+    local = experts / larger(ep, 1.0)
+    share = _woken(experts_per_token / larger(experts, 1.0), tokens)
     mean = local * share
     variance = mean * (1 - share)
-    skewness = (1 - 2 * share) / jnp.sqrt(jnp.maximum(variance, 1e-6))
-    estimate = expected_maximum(mean, variance, jnp.clip(skewness, -1.5, 1.5), score)
-    few = jnp.clip(jnp.maximum(3 - estimate, 5 - local), 0.0, 1.0) * jnp.clip(ep - 1, 0.0, 1.0)
+    skewness = (1 - 2 * share) / jnp.sqrt(larger(variance, 1e-6))
+    estimate = expected_maximum(mean, variance, clamp(skewness, -1.5, 1.5), score)
+    few = clamp(larger(3 - estimate, 5 - local), 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
     estimate = estimate + few * (first_counts(local, share, ep) - estimate)
-    least = jnp.maximum(mean, jnp.minimum(jnp.minimum(1.0, local), tokens * experts_per_token))
-    return jnp.clip(estimate, least, jnp.maximum(local, least))
+    least = larger(mean, smaller(smaller(1.0, local), tokens * experts_per_token))
+    return clamp(estimate, least, larger(local, least))
 
 
 def distinct_ranks(experts: Scalar, experts_per_token: Scalar, ep: Scalar) -> Scalar:
@@ -110,9 +110,9 @@ def distinct_ranks(experts: Scalar, experts_per_token: Scalar, ep: Scalar) -> Sc
     ep·(1 − C(E − E/ep, k)/C(E, k)), with the ratio as (1 − q/(E − (k−1)/2))^k, q = E/ep: within 1 %.
     DeepSeek-V3 at ep 8: 5.29, not 8.
     """
-    local = experts / jnp.maximum(ep, 1.0)
-    middle = jnp.maximum(experts - (experts_per_token - 1) / 2, 1e-6)
-    missed = jnp.clip(1 - local / middle, 1e-9, 1.0) ** experts_per_token
+    local = experts / larger(ep, 1.0)
+    middle = larger(experts - (experts_per_token - 1) / 2, 1e-6)
+    missed = clamp(1 - local / middle, 1e-9, 1.0) ** experts_per_token
     return ep * (1 - missed)
 
 

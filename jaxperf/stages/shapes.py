@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, larger, smaller
 from ..spec.model import Attention, LayerGroup
 
 
@@ -132,21 +132,21 @@ def stage_shares(group: LayerGroup, layers: Scalar, pp: Scalar, ops: Ops) -> Sca
     stage = jnp.stack(
         [
             0.0 * pp,
-            jnp.minimum(last, 1.0),
-            jnp.maximum(extra - 1, 0.0),
-            jnp.minimum(extra, last),
-            jnp.minimum(extra + 1, last),
+            smaller(last, 1.0),
+            larger(extra - 1, 0.0),
+            smaller(extra, last),
+            smaller(extra + 1, last),
             last,
         ]
     )
 
     def below(layer: Scalar) -> Scalar:
         """Layers of the group among the first `layer` layers."""
-        offset = jnp.maximum(layer - group.first, 0.0)
+        offset = larger(layer - group.first, 0.0)
         full = EXACT.floor_divide(offset, group.period)
-        within = jnp.minimum(offset - full * group.period, group.run)
-        return jnp.minimum(full * group.run + within, group.count)
+        within = smaller(offset - full * group.period, group.run)
+        return smaller(full * group.run + within, group.count)
 
-    start = stage * base + jnp.minimum(stage, extra)
+    start = stage * base + smaller(stage, extra)
     size = base + EXACT.above(extra, stage)
     return ops.straight_through(below(start + size) - below(start), group.count / pp)
