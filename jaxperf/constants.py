@@ -76,3 +76,25 @@ UTILISATION: Final = 0.9
 
 BLOCK_TOKENS: Final = 16
 """Tokens in a KV cache block (vLLM's default)."""
+
+TABLE_COLUMNS: Final = {
+    "system": "library name, alias or path of a system",
+    "engine": "library name, alias or path of an engine; empty = none",
+    "model": "library name, alias or path of a model",
+    "tp": "tensor parallel degree (default 1)",
+    "pp": "pipeline parallel degree (default 1)",
+    "ep": "expert parallel degree (default 1)",
+    "cp": "context parallel degree (default 1)",
+    "attention_dp": "attention data parallel degree (default 1)",
+    "chunk": "tokens of each prompt in a pass of chunked prefill; empty = whole prompts",
+    "weights": "weight format; empty = the model's own",
+    "kv": "KV cache format; empty = the model's own",
+    "batch": "sequences in flight (default 1)",
+    "prefill_batch": "prompts prefilled together (default: batch, as static batches are)",
+    "isl": "prompt tokens",
+    "osl": "output tokens",
+    "metric": "ttft_s, tpot_s or e2e_s",
+    "value": "measured seconds",
+    "deployment": "any name; rows of one name are held out together (default: the configuration without osl)",
+}
+"""Columns of a table and what they mean. `system`, `model`, `isl`, `osl`, `metric` and `value` are required."""

@@ -13,33 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..constants import FORMATS, KV_FORMATS
+from ..constants import TABLE_COLUMNS as COLUMNS
 from ..errors import InputError, nearest
 from ..spec.library import find
 
 METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
 """Metrics of a table, all in seconds, and the field of `jaxperf.Metrics` that predicts each."""
-
-COLUMNS = {
-    "system": "library name, alias or path of a system",
-    "engine": "library name, alias or path of an engine; empty = none",
-    "model": "library name, alias or path of a model",
-    "tp": "tensor parallel degree (default 1)",
-    "pp": "pipeline parallel degree (default 1)",
-    "ep": "expert parallel degree (default 1)",
-    "cp": "context parallel degree (default 1)",
-    "attention_dp": "attention data parallel degree (default 1)",
-    "chunk": "tokens of each prompt in a pass of chunked prefill; empty = whole prompts",
-    "weights": "weight format; empty = the model's own",
-    "kv": "KV cache format; empty = the model's own",
-    "batch": "sequences in flight (default 1)",
-    "prefill_batch": "prompts prefilled together (default: batch, as static batches are)",
-    "isl": "prompt tokens",
-    "osl": "output tokens",
-    "metric": ", ".join(METRICS),
-    "value": "measured seconds",
-    "deployment": "any name; rows of one name are held out together (default: the configuration without osl)",
-}
-"""Columns of a table and what they mean. `system`, `model`, `isl`, `osl`, `metric` and `value` are required."""
 
 REQUIRED = ("system", "model", "isl", "osl", "metric", "value")
 _COUNTS = ("tp", "pp", "ep", "cp", "attention_dp", "batch", "prefill_batch", "isl", "osl")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 
+from ..constants import TABLE_COLUMNS
 from ..errors import InputError
 from .output import compile_cache, console, print_json, table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    columns = "\n".join(f"  {name:<14} {text}" for name, text in TABLE_COLUMNS.items())
+    parser.epilog = f"columns of TABLE.csv:\n{columns}"
     add = parser.add_argument
     add("table", metavar="TABLE.csv", help="measured latencies: one row, one metric of one configuration")
     add("--out", required=True, metavar="FILE.json", help="where the calibration goes")

@@ -192,6 +192,9 @@ def choose_efficiency(
 
     `auto` takes the shipped calibration of this system and engine, else of this system alone, else `default`.
     """
+    for option, value in (("--efficiency", efficiency), ("--calibration", calibration)):
+        if value == "":
+            raise InputError(f"{option}: the name is empty")
     if efficiency is not None and calibration is not None:
         raise InputError("--efficiency and --calibration exclude each other; give one of them")
     if calibration is None and efficiency == "ideal":

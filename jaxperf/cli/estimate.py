@@ -154,7 +154,7 @@ def explain(configuration: Configuration, metrics: Metrics) -> str:
         usable = utilisation(configuration) * memory.capacity
         text = f"{reason}: {memory.total / 1e9:.1f} GB a device, of which {usable / 1e9:.1f} GB may be filled"
         if metrics.max_batch >= 1:
-            return f"{text}; a batch of {int(metrics.max_batch)} fits"
+            return f"{text}; beside these activations a batch of {int(metrics.max_batch)} fits"
         return f"{text}; not one sequence fits: use more devices, narrower formats or shorter sequences"
     if reason == "longer than the model's context":
         limit = configuration.model.document["max_context_tokens"]

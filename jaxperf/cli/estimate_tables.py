@@ -130,7 +130,7 @@ def metrics_table(out: Console, result: dict) -> None:
         ("requests/s", figure(m["requests_per_s"]), ""),
         ("MFU", f"{m['mfu']:.1%}", "of peak FLOP/s, prefill"),
         ("MBU", f"{m['mbu']:.1%}", "of peak bandwidth, decode"),
-        ("largest batch", f"{m['max_batch']:,}", "that memory holds"),
+        ("largest batch", f"{m['max_batch']:,}", "beside this one's activations"),
     ]
     if math.isfinite(m["usd_per_million_tokens"]):
         rows.append(("$ per million tokens", figure(m["usd_per_million_tokens"]), "output, device price"))

@@ -41,7 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     axes.add_argument("--weights", metavar="LIST", help=f"'model' or of {', '.join(FORMATS)}")
     axes.add_argument("--kv", metavar="LIST", help=f"'model' or of {', '.join(KV_FORMATS)}")
     axes.add_argument(
-        "--field", action="append", default=[], metavar="PATH=LIST", help="a spec field, as in --field devices=4,8"
+        "--field",
+        action="append",
+        default=[],
+        metavar="PATH=LIST",
+        help="as in --field device.memory.hbm.bandwidth_GBps=3000,6000",
     )
     limits = parser.add_argument_group("constraints and objectives")
     limits.add_argument("--max-devices", type=whole(), metavar="N", help="devices of an instance, at most")
@@ -98,8 +102,11 @@ def _document(arguments: argparse.Namespace) -> dict | None:
         if value is not None:
             document[axis] = parse_axis(value, f"--{axis.replace('attention_dp', 'dp-attention')}")
     if arguments.chunk is not None:
-        words = arguments.chunk.split(",")
-        document["chunk"] = [word if word == "whole" else _number(word, "--chunk") for word in words]
+        if ".." in arguments.chunk:
+            document["chunk"] = parse_axis(arguments.chunk, "--chunk")
+        else:
+            words = [word.strip() for word in arguments.chunk.split(",")]
+            document["chunk"] = [word if word == "whole" else _number(word, "--chunk") for word in words]
     for key in ("weights", "kv"):
         if getattr(arguments, key) is not None:
             document[key] = [word.strip() for word in getattr(arguments, key).split(",")]
@@ -149,6 +156,8 @@ def _space(arguments: argparse.Namespace) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     """Scan, print the table, write the files; 1 where nothing is feasible."""
     space = _space(arguments)
+    if arguments.out == "":
+        raise InputError("--out: the name of the folder is empty")
     folder = None if arguments.json and arguments.out is None else Path(arguments.out or FOLDER)
     if folder is not None:
         _check_folder(folder, arguments.force)
@@ -289,7 +298,8 @@ def _print(result: ScanResult, folder: Path | None) -> None:
         picks = _picks(group)
         title = f"[bold]{group.model}[/]  {group.isl} in / {group.osl} out"
         if not picks:
-            out.print(f"\n{title}: nothing feasible")
+            feasible = group.counts.get("feasible", 0)
+            out.print(f"\n{title}: {'no figure for the objectives' if feasible else 'nothing feasible'}")
             continue
         out.print(f"\n{title}   [dim]{len(group.frontier)} points on the frontier[/]")
         table = Table(

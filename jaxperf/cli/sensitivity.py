@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .common import add_configuration, read_configuration
+from ..errors import InfeasibleError
+from .common import add_configuration, build, read_configuration
 from .output import compile_cache, console, print_json, table
 from .search import question_of
 
@@ -29,8 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Compute and print the elasticities. **Raises** `InputError` for a name, a layout or a number that is wrong."""
     configuration = read_configuration(arguments)
     compile_cache()
+    from ..load import evaluate_quick
+    from ..phases.end_to_end import REASONS
     from ..search import elasticities
 
+    metrics = evaluate_quick(*build(configuration))
     found = elasticities(configuration.model.path, configuration.system.path, **question_of(configuration))
     if arguments.json:
         print_json(
@@ -57,6 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         show(configuration.model.name, configuration.system.name, found)
+    if not metrics.feasible:
+        reason = REASONS[int(metrics.reason)]
+        raise InfeasibleError(f"{reason}: these are the elasticities of a configuration that cannot run")
     return 0
 
 

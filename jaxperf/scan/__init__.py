@@ -63,14 +63,17 @@ class ScanResult:
         }
 
 
-def _concurrently(work: Callable[[Group], GroupResult], groups: list[Group]) -> list[GroupResult]:
+def _concurrently(
+    work: Callable[[Group], GroupResult], groups: list[Group], stop: threading.Event
+) -> list[GroupResult]:
     """Groups are independent, so a few run at once: where one waits or reduces on one core, another computes. Results
-    keep the groups' order. An interrupt stops what has not begun."""
+    keep the groups' order. An interrupt stops every group after its block."""
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
         futures = [pool.submit(work, group) for group in groups]
         try:
             return [future.result() for future in futures]
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -95,29 +98,28 @@ def scan(space: Space | dict | str | None = None, progress: Callable[[Progress],
     shape = block_shape(prepared)
     compiled = compile_seconds(prepared, shape)
 
-    started, lock = time.perf_counter(), threading.Lock()
+    started, lock, stop = time.perf_counter(), threading.Lock(), threading.Event()
     done = 0
 
     def scan_group(group: Group) -> GroupResult:
         if not group.rows:
             return GroupResult(group.model, group.isl, group.osl, 0, {}, {}, [])
 
-        def tick(count: int) -> None:
+        def tick(count: int) -> bool:
             nonlocal done
             with lock:
                 done += count
                 if progress is not None:
                     label = f"{group.model} {group.isl}/{group.osl}"
                     progress(Progress(done, total, time.perf_counter() - started, label))
+            return not stop.is_set()
 
-        counts, first, second, frontier = run_group(prepared, group, shape, tick)
-        bests = [(name, found) for name, found in zip(space.objectives, (first, second), strict=True) if found]
-        places = [(number, index) for _, _, number, index in frontier] + [found[1:] for _, found in bests]
-        rows = configuration_rows(prepared, group, shape, places)
-        best = {name: rows[len(frontier) + position] for position, (name, _) in enumerate(bests)}
-        return GroupResult(group.model, group.isl, group.osl, group.configurations, counts, best, rows[: len(frontier)])
+        counts, frontier = run_group(prepared, group, shape, tick)
+        rows = configuration_rows(prepared, group, shape, [(number, index) for _, _, number, index in frontier])
+        best = {name: rows[end] for name, end in zip(space.objectives, (0, -1), strict=True)} if rows else {}
+        return GroupResult(group.model, group.isl, group.osl, group.configurations, counts, best, rows)
 
-    results = _concurrently(scan_group, prepared.groups)
+    results = _concurrently(scan_group, prepared.groups, stop)
     wall = time.perf_counter() - started
     infeasible: dict[str, int] = {}
     for group in results:

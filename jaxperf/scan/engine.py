@@ -31,7 +31,7 @@ from ..spec.library import Spec, find
 from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import build_system
 from ..spec.workload import Slo, Workload
-from .reduce import Best, Block, Counts, Pareto
+from .reduce import Block, Counts, Pareto
 from .space import DEGREES, MAXIMISED, Space, SystemPoint, chunks, layouts, precisions, system_points
 
 POINTS = 64
@@ -88,10 +88,11 @@ def configuration(inputs: Inputs, point: Point, batch: Any, chunk: Any) -> tuple
 
 
 def objective(metrics: Metrics, name: str) -> Any:
-    """A metric as a number to maximise, above 0: itself, or its reciprocal where less is better; 0 where infeasible."""
+    """A metric as a number to maximise, above 0: itself, or its reciprocal where less is better; 0 where infeasible or
+    unknown (a price that no spec states)."""
     value = getattr(metrics, name)
     value = value if name in MAXIMISED else 1 / value
-    return jnp.where(metrics.feasible > 0, value, 0.0)
+    return jnp.where((metrics.feasible > 0) & jnp.isfinite(value), value, 0.0)
 
 
 def evaluate_block(
@@ -293,14 +294,15 @@ CAPACITY = 4096
 
 
 def reductions(capacity: int) -> tuple[Any, ...]:
-    """What a scan keeps: counts by reason, the best of each objective, the exact frontier of both."""
-    return Counts(), Best(0), Best(1), Pareto(capacity)
+    """What a scan keeps: counts by reason and the exact frontier, whose ends are the best of either objective."""
+    return Counts(), Pareto(capacity)
 
 
 def run_group(
-    prepared: Prepared, group: Group, shape: Shape, tick: Callable[[int], None], capacity: int | None = None
+    prepared: Prepared, group: Group, shape: Shape, tick: Callable[[int], bool], capacity: int | None = None
 ) -> tuple[Any, ...]:
-    """Scans a group and finishes every one of `reductions`; `tick` is told of each block's configurations."""
+    """Scans a group and finishes every one of `reductions`; `tick` is told of each block's configurations
+    and answers whether to go on."""
     capacity = capacity or CAPACITY
     kept = reductions(capacity)
     model, inputs = group_inputs(prepared, group)
@@ -309,11 +311,12 @@ def run_group(
         points, chunk = block_points(group, number, shape)
         states = _step(model, inputs, points, chunk, np.int32(number), states, kept, prepared.space.objectives)
         jax.block_until_ready(states[0])
-        tick(int(points.real.sum() * chunk.real.sum()) * len(group.batch))
+        if not tick(int(points.real.sum() * chunk.real.sum()) * len(group.batch)):
+            raise KeyboardInterrupt
     try:
         return tuple(reduction.finish(state) for reduction, state in zip(kept, states, strict=True))
     except OverflowError:
-        return run_group(prepared, group, shape, lambda count: None, 8 * capacity)
+        return run_group(prepared, group, shape, lambda count: tick(0), 8 * capacity)
 
 
 def compile_seconds(prepared: Prepared, shape: Shape) -> float:

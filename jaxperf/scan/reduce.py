@@ -60,31 +60,6 @@ class Counts(eqx.Module):
         return {reason: int(n) for reason, n in zip(REASONS, (high << 20) + low, strict=True) if n}
 
 
-class Best(eqx.Module):
-    """The configuration with the largest value of one objective; of equals, the earliest."""
-
-    objective: int = eqx.field(static=True)
-
-    def init(self) -> Any:
-        """(value, block, index)."""
-        return jnp.zeros(()), jnp.asarray(-1, jnp.int32), jnp.asarray(-1, jnp.int32)
-
-    def update(self, state: Any, block: Block) -> Any:
-        """Takes the block's maximum first and looks for its place only where it is better than what is known."""
-        values = block.second if self.objective else block.first
-        top = jnp.max(values)
-
-        def better() -> Any:
-            return top, block.number, jnp.argmax(values).astype(jnp.int32)
-
-        return jax.lax.cond(top > state[0], better, lambda: state)
-
-    def finish(self, state: Any) -> tuple[float, int, int] | None:
-        """(value, block, index), or None where nothing is feasible."""
-        value, number, index = (np.asarray(part) for part in state)
-        return None if number < 0 else (float(value), int(number), int(index))
-
-
 _BINS = 4096  # of the ladder: 64 to an octave, 64 octaves
 _LOWEST = (127 - 24) << 6  # the bin of 2^-24
 

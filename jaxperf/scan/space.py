@@ -13,6 +13,7 @@ from typing import Any
 
 from ..constants import BLANKET_CLASSES, FORMATS, KV_FORMATS
 from ..errors import InputError, nearest
+from ..spec.documents import KINDS
 from ..spec.library import Spec, find, get_path, set_path, specs_folder
 
 MAXIMISED = (
@@ -75,7 +76,10 @@ def _integers(key: str, value: Any, where: str, low: int = 1) -> tuple[int, ...]
         extra = set(value) - {"from", "to", "step", "factor"}
         if extra or not {"from", "to"} <= set(value):
             raise InputError(f"{where}: {key}: a range needs from and to, and step or factor; got {sorted(value)}")
-        _integers(key, list(value.values()), where)
+        for part in value.values():
+            _integers(key, [part], where)
+        if "step" in value and "factor" in value:
+            raise InputError(f"{where}: {key}: a range has a step or a factor, not both")
         start, stop, step, factor = value["from"], value["to"], value.get("step", 1), value.get("factor")
         if factor is not None and factor < 2:
             raise InputError(f"{where}: {key}: factor: {factor} is out of range; choose 2 or more")
@@ -174,10 +178,7 @@ def build_space(document: dict, where: str) -> Space:
         if key in document:
             changes[key] = _integers(key, document[key], where)
     if "chunk" in document:
-        items = document["chunk"] if isinstance(document["chunk"], list) else [document["chunk"]]
-        tokens = [item for item in items if item != "whole"]
-        numbers = _integers("chunk", tokens, where) if tokens else ()
-        changes["chunk"] = (*numbers, *([None] if "whole" in items else []))
+        changes["chunk"] = _chunk_axis(document["chunk"], where)
     if "workloads" in document:
         changes["workloads"] = _workloads(document["workloads"], where)
     elif "isl" in document or "osl" in document:
@@ -193,7 +194,9 @@ def build_space(document: dict, where: str) -> Space:
     if "fields" in document:
         changes["fields"] = _fields(document["fields"], systems, where)
     if "max_devices" in document:
-        changes["max_devices"] = _integers("max_devices", document["max_devices"], where)[0]
+        changes["max_devices"] = _integers(
+            "max_devices", _single("max_devices", document["max_devices"], where), where
+        )[0]
     for key in ("slo_ttft_ms", "slo_tpot_ms"):
         if key in document:
             changes[key.removesuffix("_ms")] = _positive(key, document[key], where) / 1e3
@@ -212,11 +215,41 @@ def build_space(document: dict, where: str) -> Space:
             raise InputError(f"{where}: objectives: '{chosen[0]}' stands twice")
     for key in ("efficiency", "engine"):
         if key in document:
-            changes[key] = _names(key, document[key], where)[0]
+            changes[key] = _names(key, _single(key, document[key], where), where)[0]
     space = replace(space, **changes)
+    _check_known(space, where)
     if space.engine is not None:
         find("engine", space.engine)
     return space
+
+
+def _check_known(space: Space, where: str) -> None:
+    """Refuses a price or power objective that no system of the space states a figure for."""
+    needs = {"price_per_million_tokens": "price_per_hour_USD", "joules_per_token": "tdp_W"}
+    for name in space.objectives:
+        field_of = needs.get(name)
+        devices = [find("system", system).document["device"] for system in space.systems]
+        if field_of and all(device[field_of] is None for device in devices):
+            raise InputError(f"{where}: objectives: '{name}' needs {field_of}, which no system of the space states")
+
+
+def _chunk_axis(value: Any, where: str) -> tuple[int | None, ...]:
+    if isinstance(value, dict):
+        return _integers("chunk", value, where)
+    items = value if isinstance(value, list) else [value]
+    tokens = [item for item in items if item != "whole"]
+    whole = [None] if "whole" in items else []
+    return (*(_integers("chunk", tokens, where) if tokens or not whole else ()), *whole)
+
+
+def _single(key: str, value: Any, where: str) -> Any:
+    if isinstance(value, (list, dict)):
+        raise InputError(f"{where}: {key}: expected one value, got {value!r}")
+    return value
+
+
+UNTIMED = ("devices", "device.price_per_hour_USD", "device.tdp_W", "device.name")
+"""Paths that change no time and so span no axis."""
 
 
 def _fields(value: Any, systems: tuple[str, ...], where: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -227,10 +260,14 @@ def _fields(value: Any, systems: tuple[str, ...], where: str) -> tuple[tuple[str
         numbers = items if isinstance(items, list) else [items]
         if not numbers:
             raise InputError(f"{where}: fields: {path}: the list is empty")
+        if path in UNTIMED:
+            raise InputError(f"{where}: fields: '{path}' changes no time, so it is no axis")
         for system in systems:
             try:
                 get_path(find("system", system).document, path)
-                set_path(find("system", system).document, path, 1.0)
+                for number in numbers:
+                    _positive(path, number, where)
+                    KINDS["system"].check(set_path(find("system", system).document, path, number), f"{system}.json")
             except InputError as error:
                 raise InputError(f"{where}: fields: '{path}' of {system}: {error}") from None
         axes.append((path, tuple(_positive(f"fields: {path}", number, where) for number in numbers)))
@@ -239,6 +276,8 @@ def _fields(value: Any, systems: tuple[str, ...], where: str) -> tuple[tuple[str
 
 def read_space(path: str | os.PathLike | None = None) -> dict:
     """The TOML form of a space from a file, or of the embedded default. **Raises** `InputError` with file and place."""
+    if path is not None and not os.fspath(path):
+        raise InputError("the name of the space's file is empty")
     where = specs_folder() / "spaces" / "default.toml" if path is None else Path(path)
     try:
         return tomllib.loads(where.read_text(encoding="utf-8"))

@@ -227,6 +227,12 @@ def test_a_spec_field_is_an_axis():
         ({"objectives": ["ttft", "tpot", "e2e"]}, "3 are given"),
         ({"fields": {"device.memory.hbm.bandwidth": [1]}}, "did you mean 'bandwidth_GBps'"),
         ({"engine": "vlm"}, "did you mean 'vllm'"),
+        ({"fields": {"device.memory.hbm.bandwidth_GBps": [1e300]}}, "out of range"),
+        ({"fields": {"devices": [4]}}, "changes no time"),
+        ({"max_devices": [4, 8]}, "expected one value"),
+        ({"chunk": []}, "chunk: the list is empty"),
+        ({"batch": {"from": 1, "to": 9, "step": 2, "factor": 2}}, "a step or a factor"),
+        ({"systems": ["gb200-nvl72"], "objectives": ["price_per_million_tokens"]}, "no system of the space states"),
     ],
 )
 def test_a_wrong_space_says_what_is_wrong(change, message):
@@ -234,7 +240,7 @@ def test_a_wrong_space_says_what_is_wrong(change, message):
     if message is None:
         assert build_space(document, "space.toml").systems == ("h100-sxm-8",)
         return
-    with pytest.raises(InputError, match=r"space.toml|no model|no engine|objective") as error:
+    with pytest.raises(InputError, match=r"space.toml|no model|no engine|objective|h100-sxm-8") as error:
         build_space(document, "space.toml")
     assert message in str(error.value)
 
@@ -242,3 +248,31 @@ def test_a_wrong_space_says_what_is_wrong(change, message):
 def test_a_space_without_layouts_is_refused():
     with pytest.raises(InputError, match="no layout of the space can exist"):
         scan(SMALL | {"tp": [7], "models": ["llama-3.1-8b"]})
+
+
+def test_ranges_may_start_at_their_factor():
+    space = build_space(SMALL | {"batch": {"from": 2, "to": 64, "factor": 2}, "tp": {"from": 8, "to": 8}}, "test")
+    assert space.batch == (2, 4, 8, 16, 32, 64)
+    assert space.tp == (8,)
+    assert build_space(SMALL | {"chunk": {"from": 256, "to": 1024, "factor": 2}}, "test").chunk == (256, 512, 1024)
+
+
+def test_an_unknown_price_is_never_the_best():
+    space = SMALL | {
+        "models": ["llama-3.1-8b"],
+        "systems": ["gb200-nvl72", "h100-sxm-8"],
+        "workloads": [[1024, 256]],
+        "objectives": ["ttft", "price_per_million_tokens"],
+    }
+    (group,) = scan(space).groups
+    assert group.frontier
+    assert {row["system"] for row in group.frontier} == {"h100-sxm-8"}
+    assert group.best["price_per_million_tokens"]["price_per_million_tokens_USD"] > 0
+
+
+def test_the_best_of_tied_ones_is_best_in_the_other_objective():
+    space = SMALL | {"models": ["llama-3.1-8b"], "objectives": ["devices", "output_tokens_per_s_per_device"]}
+    for group in scan(space).groups:
+        least = group.best["devices"]
+        same = [row for row in group.frontier if row["devices"] == least["devices"]]
+        assert least["output_tokens_per_s_per_device"] == max(row["output_tokens_per_s_per_device"] for row in same)
