@@ -68,7 +68,7 @@ def _concurrently(
 ) -> list[GroupResult]:
     """Groups are independent, so a few run at once: where one waits or reduces on one core, another computes. Results
     keep the groups' order. An interrupt stops every group after its block."""
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
+    with ThreadPoolExecutor(max_workers=min((os.cpu_count() or 1) + 1, 4)) as pool:
         futures = [pool.submit(work, group) for group in groups]
         try:
             return [future.result() for future in futures]

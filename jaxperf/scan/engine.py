@@ -28,7 +28,7 @@ from ..spec.deployment import (
     precision_document,
 )
 from ..spec.library import Spec, find
-from ..spec.model import Model, as_arrays, build_model
+from ..spec.model import Model, build_model
 from ..spec.system import build_system
 from ..spec.workload import Slo, Workload
 from .reduce import Block, Counts, Pareto
@@ -67,9 +67,20 @@ class Chunks(eqx.Module):
     real: Any
 
 
+def on_host(tree: Any) -> Any:
+    """The same pytree with NumPy leaves: floats of the default width, integers as they are."""
+    real = np.dtype(jnp.result_type(float))
+
+    def convert(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        return array if array.dtype == np.int32 else array.astype(real)
+
+    return jax.tree.map(convert, tree)
+
+
 def stack(trees: list[Any]) -> Any:
-    """Pytrees of equal structure as one, with a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Pytrees of equal structure as one with a leading axis, on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[on_host(tree) for tree in trees])
 
 
 def configuration(inputs: Inputs, point: Point, batch: Any, chunk: Any) -> tuple[Any, Deployment, Workload]:
@@ -205,6 +216,8 @@ class Prepared:
     models: dict[str, Spec]
     precisions: dict[str, list[tuple[str | None, str | None]]]
     groups: list[Group]
+    systems: Any
+    efficiencies: Any
 
     @property
     def configurations(self) -> int:
@@ -229,34 +242,33 @@ def prepare(space: Space) -> Prepared:
         random.Random(0).shuffle(rows)
         for isl, osl in space.workloads:
             groups.append(Group(name, isl, osl, rows, chunks(space, isl), space.batch))
-    return Prepared(space, points, models, found, groups)
+    systems = stack([build_system(point.document) for point in points])
+    efficiencies = stack(
+        [build_efficiency(efficiency_document_of(space.efficiency, point.name, space.engine)) for point in points]
+    )
+    return Prepared(space, points, models, found, groups, systems, efficiencies)
 
 
 def group_inputs(prepared: Prepared, group: Group) -> tuple[Model, Inputs]:
-    """The model and shared inputs of a group, on the device."""
+    """The model and shared inputs of a group."""
     space, model = prepared.space, prepared.models[group.model]
-    systems = [as_arrays(build_system(point.document)) for point in prepared.points]
-    efficiencies = [
-        as_arrays(build_efficiency(efficiency_document_of(space.efficiency, point.name, space.engine)))
-        for point in prepared.points
-    ]
     kinds = [
-        as_arrays(build_precision(precision_document(model.document["precision"], weights, kv)))
+        build_precision(precision_document(model.document["precision"], weights, kv))
         for weights, kv in prepared.precisions[group.model]
     ]
     engine = build_engine(None if space.engine is None else find("engine", space.engine).document)
-    real = jnp.result_type(float)
+    real = np.dtype(jnp.result_type(float))
     inputs = Inputs(
-        systems=stack(systems),
-        efficiencies=stack(efficiencies),
+        systems=prepared.systems,
+        efficiencies=prepared.efficiencies,
         precisions=stack(kinds),
-        engine=as_arrays(engine),
-        isl=jnp.asarray(group.isl, real),
-        osl=jnp.asarray(group.osl, real),
-        slo=as_arrays(Slo(space.slo_ttft, space.slo_tpot)),
-        batch=jnp.asarray(group.batch, real),
+        engine=on_host(engine),
+        isl=np.asarray(group.isl, real),
+        osl=np.asarray(group.osl, real),
+        slo=on_host(Slo(space.slo_ttft, space.slo_tpot)),
+        batch=np.asarray(group.batch, real),
     )
-    return as_arrays(build_model(model.document)), inputs
+    return jax.device_put((on_host(build_model(model.document)), inputs))
 
 
 def block_points(group: Group, number: int, shape: Shape) -> tuple[Point, Chunks]:
@@ -289,7 +301,7 @@ def block_shape(prepared: Prepared) -> Shape:
     return Shape(points, slots)
 
 
-CAPACITY = 4096
+CAPACITY = 1024
 """Frontier points for which there is room at first; a group with more is scanned again with eight times the room."""
 
 
