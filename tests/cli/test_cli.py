@@ -136,7 +136,7 @@ def test_an_approximation_is_announced(call: Call) -> None:
     ("words", "reason"),
     [
         (("--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", 1), "out of memory"),
-        ((*CONFIGURATION, "--batch", 5000), "may be filled; a batch of 6"),
+        ((*CONFIGURATION, "--batch", 5000), "may be filled; beside these activations a batch of 6"),
         (("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 5000), "isl + osl is 6024 tokens"),
         (
             ("--model", "gpt2", "--system", "h100-sxm-8", "--isl", 9, "--osl", 9, "--slo-tpot", 0.001),
