@@ -7,6 +7,7 @@ Inference Arithmetic", 2022; Google DeepMind, "How to Scale Your Model" (the sca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -103,6 +104,20 @@ def request_rate(batch: Scalar, step_time: Scalar, output_tokens: Scalar) -> Sca
     return batch / (step_time * output_tokens)
 
 
+def revenue(tokens: Sequence[Scalar], prices: Sequence[Scalar]) -> Scalar:
+    """What tokens of several kinds bring in [USD]: Σ tokens·price, prices in USD per million tokens.
+
+    Cached input, input and output tokens at a price each, as services charge them.
+    """
+    return sum(count * price for count, price in zip(tokens, prices, strict=True)) / 1e6
+
+
+def freed_tokens(batch: Scalar, prompt_tokens: Scalar, output_tokens: Scalar) -> Scalar:
+    """Tokens of KV cache that finished requests free in every step of a steady batch [tokens]: B·(P + G)/G, with B/G
+    requests that finish a step (scaling book, applied inference)."""
+    return request_rate(batch, 1, output_tokens) * (prompt_tokens + output_tokens)
+
+
 def request_time(ttft: Scalar, tpot: Scalar, output_tokens: Scalar, first_from_prefill: bool = True) -> Scalar:
     """End-to-end time of a request [s]: TTFT + (osl − 1)·TPOT, as the first token comes out of prefill; without it,
     TTFT + osl·TPOT, the other convention in use."""
@@ -163,9 +178,9 @@ def iteration(model: Model, system: System, deployment: Deployment, batch: Scala
     layout, device = deployment.parallelism, system.device
     peak = arithmetic(deployment.precision.attention, device).peak
     devices, counted = layout.instance_devices, parameters(model)
-    link = system.fabric[-1].bandwidth
+    link = system.fabric[-1].device_bandwidth
     for tier in reversed(system.fabric[:-1]):
-        link = jnp.where(tier.reach >= layout.tp, tier.bandwidth, link)
+        link = jnp.where(tier.reach >= layout.tp, tier.device_bandwidth, link)
     memory = memory_time(device.memory.capacity, device.memory.bandwidth)
     compute = compute_time(counted.active, batch, devices * peak)
     width = deployment.precision.activations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .compiling import quick
+from .constants import MEMORY_KINDS
 from .errors import InputError, nearest
 from .phases.end_to_end import Metrics, evaluate
 from .spec.deployment import (
@@ -19,12 +21,17 @@ from .spec.deployment import (
     build_precision,
     precision_document,
 )
+from .spec.documents import ENGINE, OFFLOADED
 from .spec.library import find
 from .spec.model import Model, as_arrays, build_model
+from .spec.schema import with_defaults
 from .spec.system import System, build_system
 from .spec.workload import Slo, Workload
 
 Name = str | os.PathLike
+_DESCRIPTION = ("kind", "name", "aliases", "note", "sources")
+ENGINE_SETTINGS = {key: kind for key, kind in ENGINE.fields.items() if key not in _DESCRIPTION}
+"""Fields of an engine's JSON form that one configuration may set for itself."""
 
 
 def load_model(name: Name) -> Model:
@@ -82,6 +89,36 @@ def load_efficiency(source: Name = "default", system: str | None = None, engine:
     return as_arrays(build_efficiency(efficiency_document_of(source, system, engine)))
 
 
+def engine_document(
+    engine: Name | None,
+    weights_in: str | None = None,
+    kv_in: str | None = None,
+    offload: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> dict:
+    """The JSON form of an engine (of defaults where None), with where it puts weights and KV cache, and with
+    `settings`, fields of an engine's JSON form, in place of its own.
+
+    **Raises** `InputError` for a kind of memory, a class or a setting that is not known.
+    """
+    document = with_defaults(ENGINE, {} if engine is None else find("engine", engine).document)
+    for key, value in (settings or {}).items():
+        if key not in ENGINE_SETTINGS:
+            raise InputError(f"settings: unknown key '{key}'; {nearest(key, ENGINE_SETTINGS)}")
+        ENGINE_SETTINGS[key].check(value, f"settings: {key}")
+        document = document | {key: with_defaults(ENGINE_SETTINGS[key], value)}
+    offload = list(offload)
+    for name, value, known in (("weights_in", weights_in, MEMORY_KINDS), ("kv_in", kv_in, MEMORY_KINDS)):
+        if value is not None and value not in known:
+            raise InputError(f"{name}: '{value}' is no kind of memory; {nearest(value, known)}")
+    for value in offload:
+        if value not in OFFLOADED:
+            raise InputError(f"offload: '{value}' is not one of {', '.join(OFFLOADED)}; {nearest(value, OFFLOADED)}")
+    placement = dict(document["placement"])
+    placement |= {key: value for key, value in (("weights", weights_in), ("kv_cache", kv_in)) if value is not None}
+    return document | {"placement": placement, "offload": offload or document["offload"]}
+
+
 def deployment(
     model: Name,
     *,
@@ -95,6 +132,10 @@ def deployment(
     kv: str | None = None,
     chunk: float | None = None,
     engine: Name | None = None,
+    weights_in: str | None = None,
+    kv_in: str | None = None,
+    offload: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
     efficiency: Efficiency | Name = "default",
     system: str | None = None,
 ) -> Deployment:
@@ -102,13 +143,17 @@ def deployment(
 
     **Arguments:** parallel degrees; `weights`, a format for attention and all feed-forward weights, and `kv`, one for
     the KV cache (by default what the model's own `model` spec says); `chunk` of chunked prefill [tokens of a prompt];
-    an `engine` by name; an `efficiency`: `default`, `ideal`, a calibration's name or path, or an `Efficiency`.
+    an `engine` by name; `weights_in` and `kv_in`, the kind of memory that a class is pinned to; `offload`, what may
+    spill to host memory or SSD (`weights`, `kv-cache`); `settings`, fields of an engine's JSON form that apply in place
+    of the engine's own, such as `{"attention": "eager", "lora": {"rank": 16}}`; an `efficiency`: `default`, `ideal`, a
+    calibration's name or path, or an `Efficiency`.
     """
     degrees = {"tp": tp, "pp": pp, "ep": ep, "cp": cp, "attention_dp": attention_dp, "replicas": replicas}
     for name, value in degrees.items():
         if isinstance(value, (int, float)) and value < 1:
             raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
-    precision = precision_document(find("model", model).document["precision"], weights, kv)
+    described = find("model", model).document
+    precision = precision_document(described["precision"], weights, kv, described["layer_groups"])
     if not isinstance(efficiency, Efficiency):
         efficiency = build_efficiency(
             efficiency_document_of(efficiency, system, None if engine is None else os.fspath(engine))
@@ -117,7 +162,7 @@ def deployment(
         Deployment(
             parallelism=Parallelism(**degrees),
             precision=build_precision(precision),
-            engine=build_engine(None if engine is None else find("engine", engine).document, chunk),
+            engine=build_engine(engine_document(engine, weights_in, kv_in, offload, settings), chunk),
             efficiency=efficiency,
         )
     )
@@ -130,8 +175,15 @@ def workload(
     prefill_batch: float = 1,
     slo_ttft: float | None = None,
     slo_tpot: float | None = None,
+    prefix_hit: float = 0,
 ) -> Workload:
-    """A `Workload` with array leaves: prompt and output tokens, sequences in flight, targets [s]."""
+    """A `Workload` with array leaves: prompt and output tokens, sequences in flight, targets [s], and the tokens at the
+    start of every prompt whose KV cache is found.
+
+    **Raises** `InputError` for a number out of range.
+    """
+    if isinstance(prefix_hit, (int, float)) and isinstance(isl, (int, float)) and not 0 <= prefix_hit <= isl:
+        raise InputError(f"prefix_hit: {prefix_hit} is out of range; choose 0 to {isl}, the length of the prompt")
     for name, value in {"isl": isl, "osl": osl, "batch": batch, "prefill_batch": prefill_batch}.items():
         if isinstance(value, (int, float)) and value < 1:
             raise InputError(f"{name}: {value} is out of range; choose a whole number from 1")
@@ -139,7 +191,7 @@ def workload(
         float("inf") if slo_ttft is None else slo_ttft,
         float("inf") if slo_tpot is None else slo_tpot,
     )
-    return as_arrays(Workload(isl, osl, batch, prefill_batch, targets))
+    return as_arrays(Workload(isl, osl, batch, prefill_batch, targets, prefix_hit))
 
 
 evaluate_quick = quick(evaluate)
@@ -156,6 +208,7 @@ def estimate(
     prefill_batch: float = 1,
     slo_ttft: float | None = None,
     slo_tpot: float | None = None,
+    prefix_hit: float = 0,
     **layout: Any,
 ) -> Metrics:
     """`Metrics` of one configuration by names; further arguments as in `deployment`.
@@ -170,5 +223,5 @@ def estimate(
         load_model(model),
         load_system(system),
         deployment(model, system=os.fspath(system), **layout),
-        workload(isl, osl, batch, prefill_batch, slo_ttft, slo_tpot),
+        workload(isl, osl, batch, prefill_batch, slo_ttft, slo_tpot, prefix_hit),
     )

@@ -25,6 +25,7 @@ from jax.scipy.special import logsumexp
 Scalar = Any
 """A JAX scalar in kernels, a Python number in exact counts."""
 
+_SAME = 1e-3  # degrees that differ by less are the same
 _TINY = 1e-30  # below every time, byte count and FLOP count; keeps logarithms and their gradients finite
 
 
@@ -77,6 +78,10 @@ class Exact(eqx.Module):
         """⌊numerator / denominator⌋ of whole numbers."""
         return jnp.floor((numerator + 0.5) / denominator)
 
+    def ceil_log2(self, value: Scalar) -> Scalar:
+        """⌈log2 value⌉ of a whole number from 1 to 2^22; the half keeps it exact where log2 is not."""
+        return jnp.ceil(jnp.log2(larger(value - 0.5, 0.75)))
+
     def floor(self, value: Scalar) -> Scalar:
         """⌊value⌋ of a real number."""
         return jnp.floor(value)
@@ -88,6 +93,10 @@ class Exact(eqx.Module):
     def above(self, left: Scalar, right: Scalar) -> Scalar:
         """1 where left > right, else 0 (under `Smooth`: a sigmoid in log2)."""
         return jnp.asarray(left > right, jnp.result_type(float))
+
+    def covers(self, reach: Scalar, needed: Scalar) -> Scalar:
+        """1 where a reach is at least what is needed, else 0 (under `Smooth`: halfway at √2 of the reach)."""
+        return jnp.asarray(needed < reach * (1 + _SAME), jnp.result_type(float))
 
 
 class Smooth(eqx.Module):
@@ -121,6 +130,10 @@ class Smooth(eqx.Module):
         """The floor, with the gradient of the quotient."""
         return self.straight_through(Exact().floor_divide(numerator, denominator), numerator / denominator)
 
+    def ceil_log2(self, value: Scalar) -> Scalar:
+        """The ceiling, with the gradient of log2."""
+        return self.straight_through(Exact().ceil_log2(value), jnp.log2(larger(value, 1.0)))
+
     def floor(self, value: Scalar) -> Scalar:
         """The floor, with the gradient of the value."""
         return self.straight_through(jnp.floor(value), value)
@@ -133,6 +146,10 @@ class Smooth(eqx.Module):
         """sigmoid((log2 left − log2 right)/τ)."""
         ratio = jnp.log2(larger(left, _TINY)) - jnp.log2(larger(right, _TINY))
         return jax.nn.sigmoid(ratio / self.temperature)
+
+    def covers(self, reach: Scalar, needed: Scalar) -> Scalar:
+        """The sigmoid of `above`, its middle half an octave beyond the reach, so that an exact fit is a fit."""
+        return self.above(reach * math.sqrt(2), needed)
 
 
 class Counting:
@@ -162,6 +179,10 @@ class Counting:
         """⌊numerator / denominator⌋."""
         return math.floor(Fraction(numerator) / Fraction(denominator))
 
+    def ceil_log2(self, value: Scalar) -> Scalar:
+        """⌈log2 value⌉."""
+        return (math.ceil(value) - 1).bit_length()
+
     def floor(self, value: Scalar) -> Scalar:
         """⌊value⌋."""
         return math.floor(value)
@@ -173,6 +194,10 @@ class Counting:
     def above(self, left: Scalar, right: Scalar) -> Scalar:
         """1 where left > right, else 0."""
         return int(left > right)
+
+    def covers(self, reach: Scalar, needed: Scalar) -> Scalar:
+        """1 where a reach is at least what is needed, else 0."""
+        return int(needed <= reach)
 
 
 Ops = Exact | Smooth | Counting

@@ -26,6 +26,7 @@ from ..spec.deployment import (
 )
 from ..spec.library import find
 from ..spec.model import Model, as_arrays, build_model
+from ..spec.options import Options
 from ..spec.system import System, build_system
 from ..spec.workload import Workload
 from .measurements import METRICS, Measurement
@@ -64,7 +65,8 @@ def _system(name: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _precision(model: str, weights: str | None, kv: str | None) -> Any:
-    return build_precision(precision_document(find("model", model).document["precision"], weights, kv))
+    document = find("model", model).document
+    return build_precision(precision_document(document["precision"], weights, kv, document["layer_groups"]))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -98,9 +100,16 @@ def distinct(measurements: Sequence[Measurement]) -> list[Measurement]:
     ]
 
 
+def _alike(rows: list[Row]) -> list[Row]:
+    """The rows with engine options in all of them where one has any, so that they stack."""
+    if all(row.engine.options is None for row in rows):
+        return rows
+    return [replace(row, engine=replace(row.engine, options=row.engine.options or Options())) for row in rows]
+
+
 def stack(measurements: Sequence[Measurement]) -> Row:
     """Rows with a leading axis, padded with copies of weight 0."""
-    rows = [_row(measured) for measured in measurements]
+    rows = _alike([_row(measured) for measured in measurements])
     size = LEAST_ROWS * 2 ** max(0, math.ceil(math.log2(len(rows) / LEAST_ROWS)))
     rows += [eqx.tree_at(lambda row: row.weight, rows[0], 0.0)] * (size - len(rows))
 

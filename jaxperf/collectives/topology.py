@@ -1,7 +1,12 @@
-"""Tiers of a fabric → cost of one collective of a group that may cross several of them."""
+"""Tiers of a fabric → cost of one collective of a group that may cross several of them.
+
+Whatever the algorithm, a collective costs α + βM: a line over its message size. What a group could do is a handful of
+lines, of which the cheapest counts (`Envelope`). They depend on the layout and the fabric alone, so a scan computes
+them once for all batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -9,9 +14,10 @@ import equinox as eqx
 from ..ops import Ops, Scalar
 from ..spec.deployment import Efficiency
 from ..spec.system import Tier
-from .algorithms import point_to_point, ring_all_gather
+from . import algorithms as costs
+from .steps import Axis, Step, group_steps, serves
 
-Collective = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all"]
+Collective = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast"]
 
 
 class Line(eqx.Module):
@@ -24,66 +30,186 @@ class Line(eqx.Module):
         """Seconds for `size` bytes."""
         return self.latency + self.per_byte * size
 
+    def __add__(self, other: Line) -> Line:
+        return Line(self.latency + other.latency, self.per_byte + other.per_byte)
 
-def _links(fabric: tuple[Tier, ...], efficiency: Efficiency) -> list[tuple[Scalar, Scalar, Scalar]]:
-    """(reach, α [s], β [s/byte]) of every tier, innermost first, with the efficiency of collectives in."""
-    return [
-        (
-            tier.reach,
-            tier.alpha * efficiency.collective_latency_scale,
-            1 / (tier.bandwidth * efficiency.collective_bandwidth),
-        )
-        for tier in fabric
-    ]
+    def times(self, number: Scalar, share: Scalar = 1.0) -> Line:
+        """The cost of `number` such messages, each of a `share` of the size."""
+        return Line(number * self.latency, number * share * self.per_byte)
 
 
-def ring_line(ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Line:
-    """Ring all-gather (or reduce-scatter) as a line over the gathered size M; an all-reduce is two of them.
+_NOTHING = Line(0.0, 0.0)
+
+
+class Envelope(eqx.Module):
+    """The cheapest of some lines."""
+
+    lines: tuple[Line, ...]
+
+    def time(self, size: Scalar, ops: Ops) -> Scalar:
+        """Seconds for `size` bytes."""
+        return ops.cheapest(*[line.time(size) for line in self.lines])
+
+
+def _blend(flag: Scalar, chosen: Scalar, otherwise: Scalar) -> Scalar:
+    """`chosen` where a flag is 1, `otherwise` where it is 0 (in between where relaxed)."""
+    return flag * chosen + (1 - flag) * otherwise
+
+
+def _choose(flag: Scalar, chosen: Line, otherwise: Line) -> Line:
+    return Line(_blend(flag, chosen.latency, otherwise.latency), _blend(flag, chosen.per_byte, otherwise.per_byte))
+
+
+def _line(cost: Callable[[Scalar, Scalar, Scalar], Scalar], alpha: Scalar, beta: Scalar) -> Line:
+    """The line of a cost(M, α, β), from its value at no bytes and at one byte without α."""
+    return Line(cost(0.0, alpha, 0.0), cost(1.0, 0.0, beta))
+
+
+def _gather(step: Step, ops: Ops) -> Line:
+    """All-gather inside one tier, over the bytes that the step's ranks hold together.
+
+    Ring, doubling, direct and in-network move the same bytes, so the cheapest is the one of least latency.
+    """
+    soft, alpha = step.software, step.alpha
+    ring = costs.ring_all_gather(0.0, step.ranks, alpha, 0.0)
+    latency = ops.cheapest(
+        ring,
+        _blend(soft.halving_doubling, step.rounds * alpha, ring),
+        _blend(soft.direct, step.several * alpha, ring),
+        _blend(soft.in_network, step.several * 2 * step.switch_alpha, ring),
+    )
+    on_grid = costs.torus_all_gather(0.0, step.ranks, step.hops, alpha, 0.0)
+    return Line(_blend(step.grid, on_grid, latency), costs.ring_all_gather(1.0, step.ranks, 0.0, step.beta))
+
+
+def gather_line(
+    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, axis: Axis = "tp"
+) -> Line:
+    """All-gather (or reduce-scatter) as a line over the gathered size M, the cheapest algorithm at every tier.
 
     **Arguments:** `ranks` G of the group; `stride` s, the product of the degrees nested inside it: G ranks that lie s
-    devices apart span s·G devices; the `fabric`, innermost tier first.
+    devices apart span s·G devices; the `fabric`, innermost tier first; the parallel `axis`, which decides the tiers.
 
-    min(G, reach/s) ranks lie inside a tier's reach. Over several tiers the gather runs outer first with M/G_inner, then
-    inner with M. Zero at G = 1 and continuous in every degree.
+    Over several tiers the gather runs outer first with M/G_inner, then inner with M. Zero at G = 1 and continuous in
+    every degree.
     """
-    latency, per_byte, inner = 0.0, 0.0, 1.0
-    for reach, alpha, beta in _links(fabric, efficiency):
-        covered = ops.minimum(ranks, ops.at_least(reach / stride, 1.0))
-        latency += ring_all_gather(0.0, covered / inner, alpha, 0.0)
-        per_byte += ring_all_gather(1.0, covered / inner, 0.0, beta) / inner
-        inner = covered
-    return Line(latency, per_byte)
+    return gather_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ops)
 
 
-def exchange_line(ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Line:
-    """Pairwise all-to-all as a line over M, what a rank sends in total; each destination at the tier that it crosses.
+def gather_of(steps: list[Step], ops: Ops) -> Line:
+    """`gather_line` of a group whose steps are known."""
+    total = _NOTHING
+    for step in steps:
+        total += _gather(step, ops).times(1.0, 1 / step.inner)
+    return total
 
-    (G_in−1)(α_in + M/G·β_in) + (G−G_in)(α_out + M/G·β_out). Arguments as in `ring_line`.
+
+def reduce_envelope(
+    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, axis: Axis = "tp"
+) -> Envelope:
+    """All-reduce of M bytes: reduce-scatter inside, all-reduce of M/G_inner at the outermost tier, all-gather inside.
+
+    Three lines, by what the outermost tier does: two gathers (ring, halving-doubling, two-shot: the fewest bytes that
+    software can move); one-shot where peers address each other, else a double tree (least latency); or the switch adds
+    up. Arguments as in `gather_line`.
     """
-    latency, per_byte, inner = 0.0, 0.0, 1.0
-    for reach, alpha, beta in _links(fabric, efficiency):
-        covered = ops.minimum(ranks, ops.at_least(reach / stride, 1.0))
-        latency += (covered - inner) * alpha
-        per_byte += (covered - inner) * beta
-        inner = covered
-    return Line(latency, per_byte / ranks)
+    return reduce_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ops)
 
 
-def hop_line(stages: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Line:
+def reduce_of(steps: list[Step], ops: Ops) -> Envelope:
+    """`reduce_envelope` of a group whose steps are known."""
+    scattered, quick, switched = _NOTHING, _NOTHING, _NOTHING
+    for step in steps:
+        g, rounds, soft, share = step.ranks, step.rounds, step.software, 1 / step.inner
+        start = step.several * step.alpha  # the bytes of one-shot vanish with the peers, its α would not
+        one_shot = _line(lambda m, a, b, g=g: costs.one_shot_all_reduce(m, g, a, b), start, step.beta)
+        tree = _line(lambda m, a, b, g=g, r=rounds: costs.double_tree_all_reduce(m, g, r, a, b), step.alpha, step.beta)
+        network = _line(
+            lambda m, a, b, g=g, c=soft.multicast: costs.in_network_all_reduce(m, g, a, b, c),
+            step.switch_alpha,
+            step.beta,
+        )
+        twice = _gather(step, ops).times(2.0)
+        fewest_steps = _choose(soft.direct, one_shot, _choose(soft.double_tree, tree.times(step.several), twice))
+        in_network = _choose(soft.in_network, network.times(step.several), twice)
+        scattered += twice.times(1.0, share)
+        quick += _choose(step.outermost, fewest_steps, twice).times(1.0, share)
+        switched += _choose(step.outermost, in_network, twice).times(1.0, share)
+    return Envelope((scattered, quick, switched))
+
+
+def exchange_envelope(
+    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, axis: Axis = "ep"
+) -> Envelope:
+    """All-to-all over M, what a rank sends in total, each destination at the tier that it crosses.
+
+    (G_in−1)(α_in + M/G·β_in) + (G−G_in)(α_out + M/G·β_out), with one α a tier where messages go at once or the switch
+    exchanges; on a torus or mesh what its bisection takes; or Bruck's rounds where one tier holds the group.
+    Arguments as in `gather_line`.
+    """
+    pairwise, bruck = _NOTHING, _NOTHING
+    for step in group_steps(ranks, stride, fabric, efficiency, axis, ops):
+        soft, messages = step.software, step.covered - step.inner
+        in_turn = messages * step.alpha
+        latency = ops.cheapest(
+            in_turn,
+            _blend(soft.direct, step.several * step.alpha, in_turn),
+            _blend(soft.hardware_exchange, step.several * step.switch_alpha, in_turn),
+        )
+        torus = _line(
+            lambda m, a, b, s=step: costs.torus_all_to_all(m, s.half_sides, s.widest, a, b), step.alpha, step.port_beta
+        )
+        mesh = _line(
+            lambda m, a, b, s=step: costs.mesh_all_to_all(m, s.hops, s.widest, a, b), step.alpha, step.port_beta
+        )
+        # On a grid M goes to the destinations that this tier reaches, the rank itself included as in the formula.
+        grid = _choose(step.wrap, torus, mesh).times(step.several, step.covered / ranks)
+        base = _choose(step.grid, grid, Line(latency, messages / ranks * step.beta))
+        rounds = _line(lambda m, a, b, r=step.rounds: costs.bruck_all_to_all(m, r, a, b), step.alpha, step.beta)
+        pairwise += base
+        bruck += _choose(step.outermost * step.innermost * soft.bruck, rounds, base)
+    return Envelope((pairwise, bruck))
+
+
+def broadcast_envelope(
+    ranks: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, axis: Axis = "tp"
+) -> Envelope:
+    """Broadcast or reduce of M bytes, tier by tier: a pipelined ring or the switch (which move the same bytes, so the
+    one of less latency counts), or a binomial tree. Arguments as in `gather_line`."""
+    once, tree = _NOTHING, _NOTHING
+    for step in group_steps(ranks, stride, fabric, efficiency, axis, ops):
+        g, rounds = step.ranks, step.rounds
+        around = _line(lambda m, a, b, g=g: costs.ring_broadcast(m, g, a, b), step.alpha, step.beta)
+        down = _line(lambda m, a, b, r=rounds: costs.tree_broadcast(m, r, a, b), step.alpha, step.beta)
+        network = _line(lambda m, a, b, g=g: costs.in_network_broadcast(m, g, a, b), step.switch_alpha, step.beta)
+        latency = ops.cheapest(around.latency, _blend(step.software.in_network, network.latency, around.latency))
+        fastest = Line(latency, around.per_byte).times(step.several)
+        once += fastest
+        tree += _choose(1 - step.grid, down, fastest)
+    return Envelope((once, tree))
+
+
+def hop_line(
+    stages: Scalar, stride: Scalar, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, axis: Axis = "pp"
+) -> Line:
     """All pp − 1 hops between stages that lie `stride` devices apart, each at the tier that it crosses, as a line.
 
-    Of the pp − 1 boundaries, ⌈pp/⌊reach/s⌋⌉ − 1 lie beyond a tier's reach.
+    Of the pp − 1 boundaries, ⌈pp/⌊reach/s⌋⌉ − 1 lie beyond a tier's reach. In a full mesh, torus or mesh a message
+    takes one port.
     """
-    latency, per_byte, remaining = 0.0, 0.0, stages - 1
-    for index, (reach, alpha, beta) in enumerate(_links(fabric, efficiency)):
+    total, remaining = _NOTHING, stages - 1
+    for index, tier in enumerate(fabric):
         crossing = 0.0
         if index + 1 < len(fabric):
-            inside = ops.at_least(ops.floor_divide(reach, stride), 1.0)
+            inside = ops.at_least(ops.floor_divide(tier.reach, stride), 1.0)
             crossing = ops.minimum(ops.ceil_divide(stages, inside) - 1, remaining)
-        latency += (remaining - crossing) * point_to_point(0.0, alpha, beta)
-        per_byte += (remaining - crossing) * beta
+            crossing = _blend(serves(tier, axis), crossing, remaining)
+        single = tier.full_mesh + tier.grid
+        beta = 1 / (tier.bandwidth * _blend(single, 1.0, tier.ports) * efficiency.collective_bandwidth)
+        hop = _line(costs.point_to_point, tier.alpha * efficiency.collective_latency_scale, beta)
+        total += hop.times(remaining - crossing)
         remaining = crossing
-    return Line(latency, per_byte)
+    return total
 
 
 def collective_time(
@@ -94,9 +220,15 @@ def collective_time(
     fabric: tuple[Tier, ...],
     efficiency: Efficiency,
     ops: Ops,
+    axis: Axis = "tp",
 ) -> Scalar:
-    """Time of one collective [s]; `size` M [bytes] as in `algorithms`, the rest as in `ring_line`."""
+    """Time of one collective [s] by the cheapest algorithm that the tiers admit; `size` M [bytes] as in `algorithms`,
+    the rest as in `gather_line`. A tier's `software` (its spec's `algorithms`) narrows the choice."""
+    group = (ranks, stride, fabric, efficiency, ops, axis)
     if kind == "all-to-all":
-        return exchange_line(ranks, stride, fabric, efficiency, ops).time(size)
-    once = ring_line(ranks, stride, fabric, efficiency, ops).time(size)
-    return 2 * once if kind == "all-reduce" else once
+        return exchange_envelope(*group).time(size, ops)
+    if kind == "all-reduce":
+        return reduce_envelope(*group).time(size, ops)
+    if kind == "broadcast":
+        return broadcast_envelope(*group).time(size, ops)
+    return gather_line(*group).time(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import equinox as eqx
@@ -20,29 +21,40 @@ from ..stages.communication import (
     hop_communication,
     layer_communication,
 )
+from ..stages.forms import core_shape
+from ..stages.host import host_time
 from ..stages.latency import operator_timing
-from ..stages.operators import Operator, embedding_table, head_table, layer_table
-from ..stages.plan import Plan, make_plan
-from ..stages.shapes import Pass, attention_shape
+from ..stages.operators import Operator, embedding_table, head_table
+from ..stages.options import optioned_table
+from ..stages.plan import Plan
+from ..stages.shapes import Pass
 from ..stages.traffic import traffic
 from .decode import decode_pass
-from .layers import stack_groups
 from .prefill import prefill_passes
+from .prepare import prepare
 
 
 class Row(eqx.Module):
     """One operator of one rank over a whole phase: how often it runs (`count`, 0 where the model or the layout has no
-    such thing), `flops` [FLOP], `bytes` between memory and arithmetic [bytes], `time` [s], and the sides it is made
-    of: `compute`, `memory`, `network`, `overhead` [s]."""
+    such thing), `flops` [FLOP], bytes between memory and arithmetic by class: `weights_bytes`, `kv_cache_bytes` (with
+    recurrent state), `activations_bytes` [bytes], `time` [s], and the sides it is made of: `compute`, `memory`,
+    `network`, `overhead` [s]."""
 
     count: Scalar
     flops: Scalar
-    bytes: Scalar
+    weights_bytes: Scalar
+    kv_cache_bytes: Scalar
+    activations_bytes: Scalar
     time: Scalar
     compute: Scalar
     memory: Scalar
     network: Scalar
     overhead: Scalar
+
+    @property
+    def bytes(self) -> Scalar:
+        """All classes together [bytes]."""
+        return self.weights_bytes + self.kv_cache_bytes + self.activations_bytes
 
 
 class Columns(eqx.Module):
@@ -80,12 +92,20 @@ def split(columns: Columns) -> Rows:
 
 
 def breakdown_columns(
-    model: Model, system: System, deployment: Deployment, workload: Workload, ops: Ops = EXACT
+    model: Model,
+    system: System,
+    deployment: Deployment,
+    workload: Workload,
+    ops: Ops = EXACT,
+    tokens: Scalar = 1.0,
 ) -> dict[str, Columns]:
-    """`breakdown` with the rows of a phase in one array, which compiles in half the time of hundreds of scalars."""
-    plan, stacked = make_plan(model, system, deployment, ops), stack_groups(model)
-    full, rest = prefill_passes(workload.isl, deployment.engine.chunk, workload.prefill_batch, deployment, ops)
-    step, _ = decode_pass(deployment, workload, ops)
+    """`breakdown` with the rows of a phase in one array, which compiles in half the time of hundreds of scalars; decode
+    is a step of `tokens` new tokens a sequence."""
+    ready = prepare(model, system, deployment, workload, ops)
+    plan, stacked = ready.plan, ready.stacked
+    chunk, prompts = deployment.engine.chunk, workload.prefill_batch
+    full, rest = prefill_passes(workload.isl, chunk, prompts, deployment, ops, workload.prefix_hit)
+    step, _ = decode_pass(deployment, workload, ops, tokens)
     once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
     return {
         "prefill": _phase(plan, stacked, [full, rest], once, ops),
@@ -107,7 +127,7 @@ def _phase(plan: Plan, stacked: LayerGroup, passes: list[Pass], once: Pass, ops:
         _total(lambda work: _columns(_embedding_rows(plan, work, ops)), together),
         _total(layers, together),
         _columns(head),
-        _total(lambda work: _columns({"host": _host(plan, work)}), together),
+        _total(lambda work: _columns({"host": _host(plan, work, ops)}), together),
     ]
     return Columns(jnp.concatenate([part.values for part in parts]), sum((part.names for part in parts), ()))
 
@@ -123,11 +143,9 @@ def _total(columns: Callable[[Any], Columns], stacked: Any) -> Columns:
 
 def _layer_rows(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> Rows:
     """The rows of all layers of one group over all chunks of a pass."""
-    shape = attention_shape(group.attention, plan.model.hidden_size, plan.deployment.parallelism.tp, work.decode, ops)
-    network = layer_communication(group, shape, plan, work, ops)
-    rows = {
-        name: _row(operator, plan, work, ops) for name, operator in layer_table(group, shape, plan, work, ops).items()
-    }
+    table = optioned_table(group, plan, work, ops)
+    network = layer_communication(group, core_shape(table), plan, work, ops)
+    rows = {name: _row(operator, plan, work, ops) for name, operator in table.items()}
     rows["attention collective"] = _network(network.attention * work.chunks, work.chunks)
     rows["ffn collective"] = _network(network.feed_forward * work.chunks, work.chunks)
     rows["context ring"] = _network(network.context * work.chunks, work.chunks)
@@ -137,17 +155,19 @@ def _layer_rows(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> Rows:
 
 def _embedding_rows(plan: Plan, work: Pass, ops: Ops) -> Rows:
     rows = {name: _row(operator, plan, work, ops) for name, operator in embedding_table(plan, work).items()}
-    rows["embedding collective"] = _network(work.chunks * embedding_communication(plan, work), work.chunks)
+    rows["embedding collective"] = _network(work.chunks * embedding_communication(plan, work, ops), work.chunks)
     return rows
 
 
 def _row(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Row:
     """One operator over all chunks of a pass."""
-    timing = operator_timing(operator, plan, work, ops)
+    timing, moved = operator_timing(operator, plan, work, ops), traffic(operator, work, ops)
     return _real(
         count=operator.present * work.chunks,
         flops=timing.flops,
-        bytes=traffic(operator, work, ops).total * work.chunks,
+        weights_bytes=moved.weights * work.chunks,
+        kv_cache_bytes=moved.kv_cache * work.chunks,
+        activations_bytes=moved.activations * work.chunks,
         time=timing.time,
         compute=timing.compute,
         memory=timing.memory,
@@ -159,27 +179,20 @@ def _row(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Row:
 def _network(time: Scalar, runs: Scalar) -> Row:
     """A collective of `time` seconds in all that runs `runs` times; on one rank it takes no time and does not exist."""
     exists = jnp.where(time > 0, 1.0, 0.0)
-    return _real(
-        count=exists * runs, flops=0.0, bytes=0.0, time=time, compute=0.0, memory=0.0, network=time, overhead=0.0
-    )
+    return _real(count=exists * runs, time=time, network=time)
 
 
-def _host(plan: Plan, work: Pass) -> Row:
-    """Host time of a pass: a step, a sequence and a new token at a time."""
-    efficiency = plan.deployment.efficiency
-    tokens = work.sequences * work.new_tokens
-    time = work.chunks * (
-        efficiency.host_step_time + efficiency.host_sequence_time * work.sequences + efficiency.host_token_time * tokens
-    )
+def _host(plan: Plan, work: Pass, ops: Ops) -> Row:
+    """Host time of the passes."""
+    tokens = work.chunks * work.sequences * work.new_tokens
+    time = host_time(plan, work.chunks, work.sequences, tokens)
     exists = jnp.where(time > 0, 1.0, 0.0)
-    return _real(
-        count=exists * work.chunks, flops=0.0, bytes=0.0, time=time, compute=0.0, memory=0.0, network=0.0, overhead=time
-    )
+    return _real(count=exists * work.chunks, time=time, overhead=time)
 
 
 def _real(**values: Scalar) -> Row:
-    """A `Row` whose leaves are all arrays of the default real type, so that rows stack."""
-    return Row(**{name: jnp.asarray(value, float) for name, value in values.items()})
+    """A `Row` whose leaves are all arrays of the default real type, so that rows stack; what is not given is 0."""
+    return Row(**{field.name: jnp.asarray(values.get(field.name, 0.0), float) for field in fields(Row)})
 
 
 __all__ = ["Columns", "Row", "Rows", "breakdown", "breakdown_columns", "split"]

@@ -6,16 +6,17 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, larger, settle
-from ..spec.deployment import Deployment
-from ..spec.model import LayerGroup, Model
+from ..spec.deployment import Deployment, Parallelism
+from ..spec.model import Model
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.latency import Assembly
-from ..stages.memory import DeviceMemory, activation_bytes, device_memory
-from ..stages.plan import Plan, make_plan
-from .decode import PhaseCost, decode_pass, decode_step
-from .layers import model_shares, stack_groups
-from .prefill import prefill_passes, prefill_times
+from ..stages.memory import DeviceMemory
+from ..stages.placement import Residency
+from ..stages.plan import Plan
+from .decode import PhaseCost, decode_step
+from .prefill import prefill_times
+from .prepare import Prepared, prepare
 
 REASONS = (
     "feasible",
@@ -37,8 +38,11 @@ BOUNDS = ("compute", "memory", "network", "overhead")
 class Metrics(eqx.Module):
     """What one configuration does. Times in seconds, sizes in bytes, rates per second.
 
+    `aligned` is 0 where a parallel group does not fill whole dimensions of a torus or mesh: its collectives are then
+    priced as one ring. `residency` is where the fullest device keeps its weights and KV cache, by memory tier.
     `feasible` is 1 or 0 and `reason` indexes `REASONS`; every other field is finite even where infeasible.
-    `ttft` is one prefill, unloaded; `tpot` the mean over the decode steps; `e2e` = ttft + (osl − 1)·tpot;
+    `ttft` is tokenising, scheduling and one prefill, unloaded; `tpot` the mean over the decode steps;
+    `e2e` = ttft + (osl − 1)·tpot + osl·detokenise;
     `output_tokens_per_s` = B·osl/(⌈B/dpa⌉·t_prefill(dpa prompts at once) + (osl − 1)·tpot) of an instance times its
     replicas; `decode_tokens_per_s` = B/tpot, likewise; `mfu` of prefill, `mbu` of decode (weights and KV cache).
     `price_per_million_tokens` in USD per million output tokens and `joules_per_token` at the devices' full power are
@@ -60,6 +64,8 @@ class Metrics(eqx.Module):
     price_per_million_tokens: Scalar
     joules_per_token: Scalar
     memory: DeviceMemory
+    residency: Residency
+    aligned: Scalar
     prefill: PhaseCost
     decode: PhaseCost
     prefill_bound: Scalar
@@ -91,16 +97,40 @@ def evaluate(
     **Returns:** `Metrics`.
     """
     layout = deployment.parallelism
-    plan, stacked = make_plan(model, system, deployment, ops), stack_groups(model)
-    shares = model_shares(stacked, plan, ops)
-    memory = _memory(plan, workload, stacked, shares, ops)
+    ready = prepare(model, system, deployment, workload, ops)
+    plan, stacked, shares = ready.plan, ready.stacked, ready.shares
     decode = decode_step(plan, workload, stacked, shares, assembly, ops)
     prompts = (workload.prefill_batch, layout.attention_dp)
-    prefill, loaded = prefill_times(plan, workload.isl, prompts, stacked, shares, assembly, ops)
+    hit = workload.prefix_hit
+    prefill, loaded = prefill_times(plan, workload.isl, prompts, stacked, shares, assembly, ops, hit)
+    return summary(model, system, deployment, workload, ready, prefill, loaded, decode, ops)
 
+
+def summary(
+    model: Model,
+    system: System,
+    deployment: Deployment,
+    workload: Workload,
+    ready: Prepared,
+    prefill: PhaseCost,
+    loaded: PhaseCost,
+    decode: PhaseCost,
+    ops: Ops,
+    yielded: Scalar | None = None,
+) -> Metrics:
+    """`Metrics` of a configuration from its phases.
+
+    **Arguments:** as in `evaluate`; the configuration `ready`; `prefill` of the prompts that TTFT is timed with, and
+    `loaded` of one on every replica; `decode`, one step, and the tokens `yielded` by it to every sequence (None: one).
+    """
+    layout, plan, memory = deployment.parallelism, ready.plan, ready.memory
     steps = workload.osl - 1
     alive = model.vocabulary_size
-    ttft, tpot, loaded_time = (settle(phase.time, alive) for phase in (prefill, decode, loaded))
+    engine = deployment.engine
+    frontend = engine.tokenise * workload.isl + engine.schedule
+    ttft, step, loaded_time = (settle(phase.time, alive) for phase in (prefill, decode, loaded))
+    ttft = ttft + frontend
+    tpot = step if yielded is None else step / yielded
     rounds = settle(ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0), alive)
     lifetime = rounds * loaded_time + steps * tpot
     requests = layout.replicas * workload.batch / lifetime
@@ -110,21 +140,23 @@ def evaluate(
     return Metrics(
         ttft=ttft,
         tpot=tpot,
-        e2e=ttft + steps * tpot,
+        e2e=ttft + steps * tpot + workload.osl * engine.detokenise,
         output_tokens_per_s=tokens,
         output_tokens_per_s_per_device=tokens / devices,
         output_tokens_per_s_per_user=1 / tpot,
         decode_tokens_per_s=layout.replicas * workload.batch / tpot,
         requests_per_s=requests,
         devices=devices,
-        mfu=prefill.flops / (layout.pp * _fastest_peak(plan) * ttft),
+        mfu=prefill.flops / (layout.pp * _fastest_peak(plan) * prefill.time),
         mbu=ops.minimum(workload.batch, layout.pp)
         * decode.needed_bytes
-        / (layout.pp * system.device.memory.bandwidth * tpot),
+        / (layout.pp * system.device.memory.bandwidth * step),
         max_batch=memory.max_batch,
         price_per_million_tokens=system.device.price * devices / 3600 / tokens * 1e6,
         joules_per_token=system.device.power * devices / tokens,
         memory=memory,
+        residency=ready.residency,
+        aligned=plan.links.aligned * jnp.where(_has_experts(model), plan.links.ranks_aligned, 1.0),
         prefill=prefill,
         decode=decode,
         prefill_bound=_bound(prefill),
@@ -132,15 +164,6 @@ def evaluate(
         feasible=jnp.where(reason == 0, 1.0, 0.0),
         reason=reason,
     )
-
-
-def _memory(plan: Plan, workload: Workload, stacked: LayerGroup, shares: Scalar, ops: Ops) -> DeviceMemory:
-    deployment, layout = plan.deployment, plan.deployment.parallelism
-    decode, _ = decode_pass(deployment, workload, ops)
-    full, _ = prefill_passes(workload.isl, deployment.engine.chunk, workload.prefill_batch, deployment, ops)
-    live = activation_bytes(plan.model, layout, deployment.precision, decode.rows, full.rows, ops)
-    sequences = ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0)
-    return device_memory(plan, shares, stacked, workload.isl + workload.osl, sequences, live, ops)
 
 
 def _fastest_peak(plan: Plan) -> Scalar:
@@ -162,6 +185,22 @@ def _bound(cost: PhaseCost) -> Scalar:
         index = jnp.where(part > best, float(number), index)
         best = larger(part, best)
     return index
+
+
+def _has_experts(model: Model) -> Scalar:
+    return sum(jnp.where(group.count > 0, group.feed_forward.experts, 0.0) for group in model.groups) > 0
+
+
+def _too_wide(system: System, layout: Parallelism, has_experts: Scalar) -> Scalar:
+    """True where the fabric does not reach all devices, or a group is wider than the tiers that serve its axis."""
+    spans = {"tp": layout.tp, "ep": jnp.where(has_experts, layout.ranks, 1.0)}
+    spans["cp"] = jnp.where(layout.cp > 1.5, layout.tp * layout.cp, 1.0)
+    spans["pp"] = jnp.where(layout.pp > 1.5, layout.instance_devices, 1.0)
+    wide = layout.instance_devices * layout.replicas > system.reach + 0.5
+    for axis, span in spans.items():
+        reaches = [getattr(tier.axes, axis) * tier.reach for tier in system.fabric]
+        wide = wide | (span > EXACT.maximum(*reaches) + 0.5)
+    return wide
 
 
 def _divides(divisor: Scalar, number: Scalar) -> Scalar:
@@ -189,16 +228,15 @@ def _reason(
         heads = heads & (empty | (a.present == 0) | _divides(layout.tp, lead))
         routed = (f.experts > 0) & _divides(layout.ep, f.experts) & _divides(layout.ep, layout.ranks)
         experts = experts & (empty | (f.experts == 0) | routed)
-    has_experts = sum(jnp.where(group.count > 0, group.feed_forward.experts, 0.0) for group in model.groups) > 0
+    has_experts = _has_experts(model)
     experts = experts & (has_experts | (layout.ep < 1.5))
-    usable = deployment.engine.memory_utilisation * memory.capacity
     checks = (
-        layout.instance_devices * layout.replicas > system.reach + 0.5,
+        _too_wide(system, layout, has_experts),
         ~heads,
         ~experts,
         layout.pp > model.layers + 0.5,
         workload.isl + workload.osl > model.max_context,
-        memory.total > usable,
+        memory.overflow > 0,
         ttft > workload.slo.ttft,
         tpot > workload.slo.tpot,
     )

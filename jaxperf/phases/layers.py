@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from ..ops import EXACT, Ops, Scalar
 from ..spec.model import LayerGroup, Model
 from ..stages.communication import layer_communication
+from ..stages.forms import core_shape
 from ..stages.latency import Assembly, overlapped, table_timing
-from ..stages.operators import layer_table
+from ..stages.options import optioned_table
 from ..stages.plan import Plan
-from ..stages.shapes import Pass, attention_shape, stage_shares
+from ..stages.shapes import Pass, stage_shares
 
 
 class LayerCost(eqx.Module):
@@ -33,10 +34,9 @@ class LayerCost(eqx.Module):
 
 def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> LayerCost:
     """Cost of one layer of a group on one rank over all chunks of a pass (see `LayerCost`)."""
-    tp = plan.deployment.parallelism.tp
-    shape = attention_shape(group.attention, plan.model.hidden_size, tp, work.decode, ops)
-    timing = table_timing(layer_table(group, shape, plan, work, ops), plan, work, assembly, ops)
-    network = layer_communication(group, shape, plan, work, ops).total
+    table = optioned_table(group, plan, work, ops)
+    timing = table_timing(table, plan, work, assembly, ops)
+    network = layer_communication(group, core_shape(table), plan, work, ops).total
     rho = plan.deployment.engine.overlap
     return LayerCost(
         time=overlapped(timing.time, network * work.chunks, rho, ops),

@@ -10,6 +10,7 @@ from ..ops import EXACT, Ops, Scalar
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup
 from ..stages.communication import embedding_communication, head_communication, hop_communication
+from ..stages.host import host_time
 from ..stages.latency import Assembly, overlapped, table_timing
 from ..stages.operators import embedding_table, head_table
 from ..stages.plan import Plan
@@ -18,16 +19,29 @@ from .decode import PhaseCost
 from .layers import LayerCost, layer_cost, over_groups, slowest, whole
 
 
-def prefill_passes(isl: Scalar, chunk: Scalar, prompts: Scalar, deployment: Deployment, ops: Ops) -> tuple[Pass, Pass]:
+def uncached(isl: Scalar, hit: Scalar, ops: Ops) -> tuple[Scalar, Scalar]:
+    """The tokens of a prompt that prefill computes, and those before them whose KV cache is found: isl − hit, but at
+    least one, as the first output token needs the last position's logits [tokens]."""
+    if isinstance(hit, int | float) and hit == 0:
+        return isl, 0.0 * isl
+    new = ops.at_least(isl - hit, 1.0)
+    return new, isl - new
+
+
+def prefill_passes(
+    isl: Scalar, chunk: Scalar, prompts: Scalar, deployment: Deployment, ops: Ops, hit: Scalar = 0
+) -> tuple[Pass, Pass]:
     """The full chunks and the short last one (0 chunks where the chunk divides the prompt).
 
     `prompts` prompts run at once, ⌈prompts/dpa⌉ on the fullest replica; a chunk has `chunk` tokens of each prompt, of
-    which a rank holds 1/cp.
+    which a rank holds 1/cp. The first `hit` tokens of every prompt are in the cache: attention reads them, nothing
+    computes them.
     """
     layout = deployment.parallelism
-    size = ops.at_least(ops.minimum(chunk, isl), 1.0)
-    full = ops.floor_divide(isl, size)
-    rest = ops.at_least(isl - full * size, 0.0)
+    new, cached = uncached(isl, hit, ops)
+    size = ops.at_least(ops.minimum(chunk, new), 1.0)
+    full = ops.floor_divide(new, size)
+    rest = ops.at_least(new - full * size, 0.0)
     on_rank = ops.at_least(ops.ceil_divide(prompts, layout.attention_dp), 1.0)
 
     def work(tokens: Scalar, prior: Scalar, chunks: Scalar) -> Pass:
@@ -42,7 +56,7 @@ def prefill_passes(isl: Scalar, chunk: Scalar, prompts: Scalar, deployment: Depl
             decode=False,
         )
 
-    return work(size, 0.0 * isl, full), work(rest, full * size, ops.minimum(rest, 1.0))
+    return work(size, cached, full), work(rest, cached + full * size, ops.minimum(rest, 1.0))
 
 
 def prefill_times(
@@ -53,14 +67,16 @@ def prefill_times(
     shares: Scalar,
     assembly: Assembly,
     ops: Ops,
+    hit: Scalar = 0,
 ) -> list[PhaseCost]:
-    """Prefill of a prompt of `isl` tokens, for each number of `prompts` that run at once [s].
+    """Prefill of a prompt of `isl` tokens, its first `hit` from the cache, for each number of `prompts` at once [s].
 
     Chunks flow through the stages: Σ_j m_j + (A − m) + hops + LM head, with m_j the slowest stage's time of chunk j
     and A − m what the other stages add for the longest chunk. For equal stages this is Σ_j t_j + (pp−1)·max_j t_j.
     """
     deployment = plan.deployment
-    passes = [p for number in prompts for p in prefill_passes(isl, deployment.engine.chunk, number, deployment, ops)]
+    chunk = deployment.engine.chunk
+    passes = [p for number in prompts for p in prefill_passes(isl, chunk, number, deployment, ops, hit)]
     real = jnp.result_type(float)
     together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *passes)
 
@@ -87,14 +103,14 @@ def _assemble(
 ) -> PhaseCost:
     """One prefill from the costs of its full chunks and its short last one."""
     model, deployment = plan.model, plan.deployment
-    efficiency, engine, pp = deployment.efficiency, deployment.engine, deployment.parallelism.pp
+    engine, pp = deployment.engine, deployment.parallelism.pp
 
     def total(field: str) -> list[Scalar]:
         return [getattr(a, field) + getattr(b, field) for a, b in pairs]
 
     embeds = [table_timing(embedding_table(plan, p), plan, p, assembly, ops) for p in (full, rest)]
     embed = embeds[0] + embeds[1]
-    embed_networks = [embedding_communication(plan, p) for p in (full, rest)]
+    embed_networks = [embedding_communication(plan, p, ops) for p in (full, rest)]
     embed_network = full.chunks * embed_networks[0] + rest.chunks * embed_networks[1]
     once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
     head = table_timing(head_table(plan, once), plan, once, assembly, ops)
@@ -114,10 +130,7 @@ def _assemble(
     fill = ops.at_least(ops.at_least(elsewhere(0), elsewhere(1)), 0.0)
     chunks = full.chunks + rest.chunks
     tokens = full.sequences * (full.chunks * full.new_tokens + rest.new_tokens)
-    host = (
-        chunks * (efficiency.host_step_time + efficiency.host_sequence_time * full.sequences)
-        + efficiency.host_token_time * tokens
-    )
+    host = host_time(plan, chunks, full.sequences, tokens)
     device_time = busiest + fill + hops + last
     return PhaseCost(
         time=overlapped(device_time, host, engine.host_overlap, ops),

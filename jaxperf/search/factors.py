@@ -74,6 +74,8 @@ def scaled(tree: Any, exponents: Any, logs: Scalar) -> Any:
     def scale(leaf: Scalar, power: Scalar) -> Scalar:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
             return leaf
-        return leaf * jnp.exp(jnp.sum(power.astype(logs.dtype) * logs))
+        factor = jnp.exp(jnp.sum(power.astype(logs.dtype) * logs))
+        finite = jnp.isfinite(leaf)  # infinity times 1 is itself, but its derivative is no number
+        return jnp.where(finite, jnp.where(finite, leaf, 0.0) * factor, leaf)
 
     return jax.tree.map(scale, tree, exponents)

@@ -82,11 +82,10 @@ def log_metrics(metrics: Metrics) -> Scalar:
 
 def excesses(case: Case, metrics: Metrics, logs: Scalar) -> Scalar:
     """Logarithms of how far every limit is exceeded, ≤ 0 where it holds: memory, devices, reach, targets, metrics."""
-    usable = case.deployment.engine.memory_utilisation * metrics.memory.capacity
     slo = case.workload.slo
     ratios = jnp.stack(
         [
-            metrics.memory.total / usable,
+            metrics.memory.total / metrics.memory.usable,
             metrics.devices / case.devices,
             metrics.devices / case.system.reach,
             metrics.ttft / slo.ttft,

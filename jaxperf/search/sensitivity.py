@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..load import Name, deployment, efficiency_document_of, workload
+from ..load import Name, deployment, efficiency_document_of, engine_document, workload
 from ..ops import Scalar
 from ..phases.end_to_end import Metrics, evaluate
-from ..spec.deployment import Deployment, Efficiency, build_efficiency
+from ..spec.deployment import Deployment, build_efficiency, build_engine
 from ..spec.library import find
 from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import System, build_system
@@ -25,7 +25,7 @@ from ..spec.workload import Workload
 from .factors import powers, scaled
 from .solve import compiled, value_and_slopes
 
-FACTORS = 24
+FACTORS = 32
 """Fields that one call can take the elasticity of; unused slots move nothing."""
 
 MEASURED = ("ttft", "tpot", "output_tokens_per_s")
@@ -59,6 +59,7 @@ class _Setting(eqx.Module):
     system_powers: Any
     deployment: Deployment
     efficiency_powers: Any
+    engine_powers: Any
     workload: Workload
 
 
@@ -66,8 +67,7 @@ def time_fields(document: dict, efficiency: dict) -> tuple[list[str], list[str],
     """Fields that set times: paths of the system, paths of the efficiency, and [fields] the sign of the time (−1 where
     the field is a rate)."""
     device = document["device"]
-    main = device["main_memory"]
-    rates = [f"device.memory.{main}.bandwidth_GBps"]
+    rates = [f"device.memory.{name}.bandwidth_GBps" for name in device["memory"]]
     rates += [f"device.peak_TFLOPS.{dtype}" for dtype, value in device["peak_TFLOPS"].items() if value]
     rates += [f"fabric.{tier['name']}.bandwidth_GBps" for tier in document["fabric"]]
     alphas = [f"fabric.{tier['name']}.alpha_us" for tier in document["fabric"]]
@@ -96,7 +96,10 @@ def elasticities(
     document = find("system", system).document
     factors = efficiency_document_of(efficiency, os.fspath(system), None if engine is None else os.fspath(engine))
     in_system, in_efficiency, signs = time_fields(document, factors)
-    paths = in_system + [f"efficiency.{name}" for name in in_efficiency]
+    settings = engine_document(engine)
+    in_engine = [name for name, value in settings.items() if name.endswith("_us") and value]
+    signs = np.concatenate([signs, np.ones(len(in_engine))])
+    paths = in_system + [f"efficiency.{name}" for name in in_efficiency] + [f"engine.{name}" for name in in_engine]
     if len(paths) > FACTORS:
         raise InputError(f"{len(paths)} fields set times, but at most {FACTORS} can be measured")
     setting = as_arrays(
@@ -105,7 +108,8 @@ def elasticities(
             system=build_system(document),
             system_powers=powers(document, build_system, tuple(in_system), FACTORS),
             deployment=deployment(model, efficiency=efficiency, engine=engine, system=os.fspath(system), **layout),
-            efficiency_powers=_efficiency_powers(factors, in_efficiency, len(in_system)),
+            efficiency_powers=_later_powers(factors, build_efficiency, in_efficiency, len(in_system)),
+            engine_powers=_later_powers(settings, build_engine, in_engine, len(in_system) + len(in_efficiency)),
             workload=workload(isl, osl, batch),
         )
     )
@@ -118,17 +122,20 @@ def elasticities(
     return Elasticities(ttft, tpot, tokens, dict(zip(names, map(float, np.exp(np.asarray(values))), strict=True)))
 
 
-def _efficiency_powers(document: dict, names: list[str], offset: int) -> Any:
-    """Powers of an efficiency's fields in the slots after those of the system."""
-    tree: Efficiency = powers(document, build_efficiency, tuple(names), FACTORS - offset)
+def _later_powers(document: dict, build: Callable[[dict], Any], names: list[str], offset: int) -> Any:
+    """Powers of a document's fields in the slots from `offset` on, after those of others."""
+    tree = powers(document, build, tuple(names), FACTORS - offset)
     return jax.tree.map(lambda row: np.concatenate([np.zeros(offset, np.float32), row]), tree)
 
 
 def _log_metrics(setting: _Setting, logs: Scalar) -> Scalar:
     deployment = eqx.tree_at(
-        lambda d: d.efficiency,
+        lambda d: (d.efficiency, d.engine),
         setting.deployment,
-        scaled(setting.deployment.efficiency, setting.efficiency_powers, logs),
+        (
+            scaled(setting.deployment.efficiency, setting.efficiency_powers, logs),
+            scaled(setting.deployment.engine, setting.engine_powers, logs),
+        ),
     )
     metrics: Metrics = evaluate(
         setting.model, scaled(setting.system, setting.system_powers, logs), deployment, setting.workload

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..block_formats import FILES, MULTI_HEAD, file_precision, mixed_bytes
 from ..constants import (
     BLANKET_CLASSES,
     BLOCK_TOKENS,
@@ -15,6 +16,7 @@ from ..constants import (
     FORMATS,
     GIGA,
     KV_FORMATS,
+    MEMORY_KINDS,
     MICRO,
     UTILISATION,
     WEIGHT_CLASSES,
@@ -22,6 +24,8 @@ from ..constants import (
 from ..errors import InputError, nearest
 from ..ops import Scalar
 from .documents import EFFICIENCY_FIELDS
+from .options import Options, build_options
+from .system import Software, build_software
 
 
 class Parallelism(eqx.Module):
@@ -70,18 +74,66 @@ class Precision(eqx.Module):
     activations: Scalar
 
 
+EVERY_ALGORITHM = Software(*[1] * 7)
+"""Whatever a tier admits."""
+
+
+class Placement(eqx.Module):
+    """Where weights and KV cache lie. `weights_in`, `kv_cache_in`: the kind of memory that a class is pinned to, an
+    index of `MEMORY_KINDS`, −1 where it fills the fastest first. Flags 0 or 1: `kv_first` fills KV cache before
+    weights; `offload_*` lets a class spill to host memory or SSD."""
+
+    weights_in: Scalar = -1.0
+    kv_cache_in: Scalar = -1.0
+    kv_first: Scalar = 0.0
+    offload_weights: Scalar = 0.0
+    offload_kv_cache: Scalar = 0.0
+
+    @property
+    def pinned_weights(self) -> Scalar:
+        """1 where the weights are pinned to one kind of memory."""
+        return jnp.where(self.weights_in < 0, 0.0, 1.0)
+
+    @property
+    def pinned_kv_cache(self) -> Scalar:
+        """1 where the KV cache is pinned to one kind of memory."""
+        return jnp.where(self.kv_cache_in < 0, 0.0, 1.0)
+
+
 class Engine(eqx.Module):
     """Runtime knobs: chunk [tokens of each prompt in a pass, infinite = whole prompt], share of memory that may be
     filled, reserve [bytes a device], KV block [tokens], share of the T×T score square that a causal kernel executes
-    (½ = perfect skipping), overlap ρ of communication with computation, overlap of host work with the device."""
+    (½ = perfect skipping), `mla_absorbed` how latent attention prefills (1 absorbed, 0 expanded, −1 whichever is
+    cheaper), overlap ρ of communication with computation, overlap of host work with the device.
+
+    `contiguous_tokens`: what every sequence reserves at once where the KV cache is not paged [tokens], 0 where it is.
+    Framework overhead: `kernel_launch` [s a kernel], `kernels_per_layer` and `kernels_per_collective`; `tokenise`
+    [s a prompt token], `schedule` [s a request], `detokenise` [s an output token]. `kernels_per_layer` is −1 where the
+    operator table counts them. Of the KV cache decode keeps a share `kv_kept` of the tokens (eviction) at a share
+    `kv_width` of the width (low rank). `collectives` that its communication library offers, of those that a tier
+    admits. `options` are None where none is in use, which is a program of its own.
+    """
 
     chunk: Scalar = float("inf")
     memory_utilisation: Scalar = UTILISATION
     reserve: Scalar = 0.0
     block_tokens: Scalar = BLOCK_TOKENS
+    contiguous_tokens: Scalar = 0.0
     causal_work: Scalar = 0.5
+    mla_absorbed: Scalar = -1.0
     overlap: Scalar = 0.0
     host_overlap: Scalar = 0.0
+    kernel_launch: Scalar = 0.0
+    kernels_per_layer: Scalar = 0.0
+    kernels_per_collective: Scalar = 0.0
+    tokenise: Scalar = 0.0
+    schedule: Scalar = 0.0
+    detokenise: Scalar = 0.0
+    placement: Placement = Placement()
+    collectives: Software = EVERY_ALGORITHM
+    options: Options | None = None
+    kv_kept: Scalar = 1.0
+    kv_width: Scalar = 1.0
 
 
 class Efficiency(eqx.Module):
@@ -90,7 +142,8 @@ class Efficiency(eqx.Module):
     `gemm_compute` is e_c's ceiling, `gemm_*_half` the rows, columns and depth at which half of it is reached;
     `memory_bytes_half` the bytes at which half of a bandwidth share is reached; `operator_time` t_0 [s], to which
     `attention_time` adds for an attention core [s] (splits, reductions: several kernels);
-    collectives have their latency scaled up and their bandwidth scaled down; `host_*` in seconds a step, a sequence, a
+    collectives have their latency scaled up and their bandwidth scaled down, and each takes `collective_time` besides
+    (its launch and synchronisation) [s]; `host_*` in seconds a step, a sequence, a
     new token. `sharpness` p of the roofline's p-norm, None for the true maximum. None for `gemm_memory`,
     `attention_memory`, `elementwise_memory` is not allowed: the ideal is 1 of the memory's own sustained share.
     """
@@ -112,6 +165,7 @@ class Efficiency(eqx.Module):
     host_sequence_time: Scalar
     host_token_time: Scalar
     attention_time: Scalar = 0.0
+    collective_time: Scalar = 0.0
     sharpness: Scalar | None = None
 
 
@@ -156,12 +210,18 @@ def efficiency_document(efficiency: Efficiency) -> dict:
     return document
 
 
-def weight_format(name: str) -> WeightFormat:
-    """The `WeightFormat` of a format's name. **Raises** `InputError` with the nearest names."""
+def weight_format(name: str, mix: dict | None = None) -> WeightFormat:
+    """The `WeightFormat` of a format's name, as wide as a `mix` of formats where one is given.
+
+    **Raises** `InputError` with the nearest names.
+    """
     if name not in FORMATS:
         raise InputError(f"no weight format is called '{name}'; {nearest(name, FORMATS)}")
     found = FORMATS[name]
-    return WeightFormat(bytes=found.bytes, dtype=jnp.asarray(DTYPES.index(found.dtype), jnp.int32))
+    width = found.bytes
+    if mix is not None:
+        width = mixed_bytes(mix["shares"], {key: form.bytes for key, form in FORMATS.items()})
+    return WeightFormat(bytes=width, dtype=jnp.asarray(DTYPES.index(found.dtype), jnp.int32))
 
 
 def kv_bytes(name: str) -> float:
@@ -171,12 +231,25 @@ def kv_bytes(name: str) -> float:
     return KV_FORMATS[name]
 
 
-def precision_document(document: dict, weights: str | None = None, kv: str | None = None) -> dict:
-    """The model's own precision with a blanket weight format (attention and all feed-forward classes) and KV format."""
+def precision_document(
+    document: dict, weights: str | None = None, kv: str | None = None, layer_groups: list[dict] | None = None
+) -> dict:
+    """The model's own precision with a blanket weight format (attention and all feed-forward classes) and KV format.
+
+    A type of GGUF file sets embedding and LM head, too, and mixes attention's formats as the model's `layer_groups`
+    ask (without them as for multi-head attention).
+    """
     chosen = dict(document)
     if weights is not None:
+        weights = weights if weights in FORMATS else weights.lower()  # llama.cpp writes Q4_K_M
         weight_format(weights)
+        mixes = {name: mix for name, mix in (chosen.pop("mixes", None) or {}).items() if name not in BLANKET_CLASSES}
         chosen |= dict.fromkeys(BLANKET_CLASSES, weights)
+        if weights in FILES:
+            found = file_precision(weights, MULTI_HEAD if layer_groups is None else layer_groups)
+            mixes = found.pop("mixes", {})
+            chosen |= found
+        chosen |= {"mixes": mixes} if mixes else {}
     if kv is not None:
         kv_bytes(kv)
         chosen["kv_cache"] = kv
@@ -185,17 +258,56 @@ def precision_document(document: dict, weights: str | None = None, kv: str | Non
 
 def build_precision(document: dict) -> Precision:
     """A `Precision` of plain numbers from its JSON form (class name → format name)."""
+    mixes = document.get("mixes") or {}
     return Precision(
-        **{name: weight_format(document[name]) for name in WEIGHT_CLASSES},
+        **{name: weight_format(document[name], mixes.get(name)) for name in WEIGHT_CLASSES},
         kv_cache=kv_bytes(document["kv_cache"]),
         activations=DTYPE_BYTES[document["activations"]],
     )
 
 
+def build_placement(document: dict) -> Placement:
+    """A `Placement` of plain numbers from the `placement` and `offload` of an engine's document."""
+
+    def pinned(kind: str | None) -> float:
+        return -1.0 if kind is None else float(MEMORY_KINDS.index(kind))
+
+    chosen = document["placement"]
+    return Placement(
+        weights_in=pinned(chosen["weights"]),
+        kv_cache_in=pinned(chosen["kv_cache"]),
+        kv_first=float(chosen["order"] == "kv-cache-first"),
+        offload_weights=float("weights" in document["offload"]),
+        offload_kv_cache=float("kv-cache" in document["offload"]),
+    )
+
+
+def _collectives(named: list[str] | None) -> Software:
+    if named is None:
+        return EVERY_ALGORITHM
+    return build_software(named, int("in-network" in named), 1)
+
+
 def build_engine(document: dict | None = None, chunk: float | None = None) -> Engine:
     """An `Engine` of plain numbers from a validated document (defaults when None) and a chunk size [tokens]."""
-    limit = float("inf") if chunk is None else chunk
+    limit = float("inf") if chunk is None else float(chunk)
     if document is None:
         return Engine(chunk=limit)
     same = ["memory_utilisation", "block_tokens", "causal_work", "overlap", "host_overlap"]
-    return Engine(chunk=limit, reserve=document["reserve_GB"] * GIGA, **{name: document[name] for name in same})
+    same += ["kernels_per_collective"]
+    counted = document["kernels_per_layer"] is None
+    times = ["kernel_launch", "tokenise", "schedule", "detokenise"]
+    return Engine(
+        chunk=limit,
+        reserve=document["reserve_GB"] * GIGA,
+        contiguous_tokens=document["contiguous_tokens"] or 0.0,
+        mla_absorbed={"cheapest": -1.0, "expanded": 0.0, "absorbed": 1.0}[document["mla_prefill"]],
+        placement=build_placement(document),
+        collectives=_collectives(document["collectives"]),
+        options=build_options(document),
+        kernels_per_layer=-1.0 if counted else document["kernels_per_layer"],
+        kv_kept=document["kv_kept_share"],
+        kv_width=document["kv_rank_share"],
+        **{name: document[name] for name in same},
+        **{name: document[f"{name}_us"] * MICRO for name in times},
+    )

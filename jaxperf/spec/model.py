@@ -15,8 +15,15 @@ from ..ops import Scalar
 class Attention(eqx.Module):
     """Attention of a layer. Flags are 0 or 1; sizes are elements; absent parts are 0.
 
-    `latent` (MLA): `head_size` is the no-rope part dn, `rope_head_size` dr, `value_head_size` dv.
-    `linear` (gated delta): the state's key and value head sizes. `window` is in tokens, infinite for full attention.
+    `latent` (MLA): `head_size` is the no-rope part dn, `rope_head_size` dr, `value_head_size` dv; `direct` where its
+    latent is key and value itself, without up-projections. `linear` (gated delta, state space): the state's key and
+    value head sizes, `state_gates` gate columns a value head, `state_operations` FLOPs a state element and token.
+    `window` is in tokens, infinite for full attention. `value_projection` is 0 where values reuse the key projection.
+    `kept_share` cache entries a token (1/4 where 4 tokens are compressed into one), beside the last `recent` tokens;
+    `index_bytes` a cache entry by which an indexer chooses what is attended to, `index_size` elements of all its heads
+    together; `attended` tokens that a query scores at most (window, or top-k and recent ones, infinite for all).
+    `chunked` where windows do not slide but start anew; `stored` is 0 where a layer reads another layer's KV cache.
+    `output_rank`, `output_groups`: an output projection in two steps, its input in groups.
     """
 
     present: Scalar
@@ -39,12 +46,26 @@ class Attention(eqx.Module):
     state_value_heads: Scalar
     convolution_width: Scalar
     extra_parameters: Scalar
+    direct: Scalar
+    state_gates: Scalar
+    state_operations: Scalar
+    value_projection: Scalar
+    kept_share: Scalar
+    recent: Scalar
+    index_bytes: Scalar
+    index_size: Scalar
+    attended: Scalar
+    chunked: Scalar
+    stored: Scalar
+    output_rank: Scalar
+    output_groups: Scalar
 
 
 class FeedForward(eqx.Module):
     """Feed-forward of a layer: a dense part, routed experts and shared experts, any of which may be absent (0).
 
-    `gated` is 1 for three matrices (gate, up, down) and 0 for two; `shared_width` is all shared experts together.
+    `gated` is 1 for three matrices (gate, up, down) and 0 for two; `shared_width` is all shared experts together;
+    `latent_size` is what routed experts read and write in place of the hidden size, 0 where they read that.
     """
 
     gated: Scalar
@@ -57,10 +78,15 @@ class FeedForward(eqx.Module):
     router_bias: Scalar
     expert_bias: Scalar
     shared_gate: Scalar
+    latent_size: Scalar
 
 
 class LayerGroup(eqx.Module):
-    """`count` layers of one shape: from layer `first`, the first `run` of every `period` layers."""
+    """`count` layers of one shape: from layer `first`, the first `run` of every `period` layers.
+
+    Irregular places have the mean distance between their layers as `period`, which need not be whole; only the
+    division among pipeline stages asks for places.
+    """
 
     count: Scalar
     first: Scalar
@@ -90,37 +116,80 @@ class Model(eqx.Module):
         return sum(group.count for group in self.groups)
 
 
+STATE_OPERATIONS = {"linear": 7.0, "state-space": 6.0}
+"""FLOPs a state element and token: the delta rule decays, reads, corrects and writes (7); Mamba-2 decays, adds an outer
+product and reads (6, arXiv:2405.21060). What measured kernels do beside these is left to efficiencies."""
+
+
+INDEX_SCALE_BYTES = 4
+"""Bytes of the scale beside an indexer's key, whose elements are fp8 whatever the cache's format (DeepSeek-V3.2)."""
+
+
 def _attention(doc: dict) -> Attention:
     kind = doc["kind"]
-    value_head_size = doc["value_head_size"]
+    value_head_size = doc["head_size"] if doc["value_head_size"] is None else doc["value_head_size"]
     window = doc["window_tokens"]
+    compression = doc["compression"]
     same = [
         "query_heads",
         "kv_heads",
         "head_size",
         "q_rank",
-        "kv_rank",
         "rope_head_size",
         "qk_norm_parameters",
         "state_key_heads",
         "state_value_heads",
         "convolution_width",
-        "extra_parameters",
+        "output_rank",
+        "output_groups",
     ]
     flags = ["qkv_bias", "output_bias", "sinks", "output_gate"]
     return Attention(
         present=int(kind != "none"),
-        latent=int(kind == "latent"),
-        linear=int(kind == "linear"),
-        value_head_size=doc["head_size"] if value_head_size is None else value_head_size,
+        latent=int(kind in ("latent", "compressed")),
+        linear=int(kind in ("linear", "state-space")),
+        direct=int(kind == "compressed"),
+        value_head_size=value_head_size,
+        kv_rank=value_head_size if kind == "compressed" else doc["kv_rank"],
         window=float("inf") if window is None else window,
+        value_projection=int(not doc["value_from_key"]),
+        state_gates=1 if kind == "state-space" else doc["state_gates"],
+        state_operations=STATE_OPERATIONS.get(kind, 0.0),
+        kept_share=1 if isinstance(compression, int) and compression == 1 else 1.0 / compression,
+        recent=doc["recent_tokens"],
+        index_size=doc["index_heads"] * doc["index_head_size"],
+        attended=_attended(doc),
+        chunked=int(doc["chunked"]),
+        stored=int(not doc["shares_kv"]),
+        index_bytes=doc["index_head_size"] + INDEX_SCALE_BYTES if doc["index_head_size"] and doc["index_top_k"] else 0,
+        extra_parameters=doc["extra_parameters"] + _state_space_vectors(doc, value_head_size),
         **{name: doc[name] for name in same},
         **{name: int(doc[name]) for name in flags},
     )
 
 
+def _attended(doc: dict) -> Any:
+    """Tokens that a query scores at most: its window; or the indexer's top-k entries, of `compression` tokens each, and
+    the recent tokens as they are (counted in entries of that many tokens, as scores are)."""
+    window = float("inf") if doc["window_tokens"] is None else doc["window_tokens"]
+    if not doc["index_top_k"]:
+        return window
+    return min(window, (doc["index_top_k"] + doc["recent_tokens"]) * doc["compression"])
+
+
+def _state_space_vectors(doc: dict, value_head_size: Any) -> Any:
+    """Vectors of a Mamba-2 layer beyond those of a gated-delta layer: decay, skip and step a head (3H against 2H), a
+    norm over all heads (HP against P), and the convolution's bias (HP + 2GN) [elements]."""
+    if doc["kind"] != "state-space":
+        return 0
+    heads, groups = doc["state_value_heads"], doc["state_key_heads"]
+    inner = heads * value_head_size
+    bias = inner + 2 * groups * doc["head_size"] if doc["convolution_bias"] else 0
+    return heads + inner - value_head_size + bias
+
+
 def _feed_forward(doc: dict) -> FeedForward:
-    same = ["width", "experts", "experts_per_token", "expert_width", "shared_width"]
+    same = ["width", "experts", "experts_per_token", "expert_width", "shared_width", "latent_size"]
     flags = ["bias", "router_bias", "expert_bias", "shared_gate"]
     return FeedForward(
         gated=int(doc["kind"] == "gated"),
@@ -130,9 +199,15 @@ def _feed_forward(doc: dict) -> FeedForward:
 
 
 def _group(doc: dict) -> LayerGroup:
-    same = ["count", "first", "period", "run", "norm_vectors"]
+    places = doc["layers"]
+    if places is None:
+        where = {name: doc[name] for name in ("first", "period", "run")}
+    else:
+        where = {"first": places[0], "period": max(1.0, (places[-1] - places[0]) / max(len(places) - 1, 1)), "run": 1}
     return LayerGroup(
-        **{name: doc[name] for name in same},
+        count=doc["count"],
+        norm_vectors=doc["norm_vectors"],
+        **where,
         attention=_attention(doc["attention"]),
         feed_forward=_feed_forward(doc["feed_forward"]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ class Number:
             return
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{where}: {value!r} is no number; expected {self.describe()}")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise InputError(
+                f"{where}: a number of {len(str(value))} digits is out of range; expected {self.describe()}"
+            )
         if not math.isfinite(value):
             raise InputError(f"{where}: {value!r} is not finite; expected {self.describe()}")
         if self.integer and value != int(value):
@@ -128,8 +133,11 @@ class Listing:
     least: int = 0
     most: int = 10**9
     default: Any = REQUIRED
+    optional: bool = False
 
     def check(self, value: Any, where: str) -> None:
+        if value is None and self.optional:
+            return
         if not isinstance(value, list):
             raise InputError(f"{where}: expected a list, got {type(value).__name__}")
         if not self.least <= len(value) <= self.most:

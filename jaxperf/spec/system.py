@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
 
-from ..constants import DTYPE_BYTES, DTYPE_FALLBACK, DTYPES, GIGA, MICRO, TERA, TIER_SLOTS
+from ..constants import (
+    AXES,
+    COLLECTIVE_ALGORITHMS,
+    DIM_SLOTS,
+    DTYPE_BYTES,
+    DTYPE_FALLBACK,
+    DTYPES,
+    GIGA,
+    MEMORY_KINDS,
+    MEMORY_SLOTS,
+    MICRO,
+    SPILL_KINDS,
+    SUSTAINED_SHARE,
+    TERA,
+    TIER_SLOTS,
+)
 from ..ops import Scalar
 
 
-class Memory(eqx.Module):
-    """The memory that holds weights and KV cache: capacity [bytes] and bandwidth [bytes/s]."""
+class MemoryTier(eqx.Module):
+    """One memory of a device: capacity [bytes], bandwidth [bytes/s], `sustained` share η of it that long reads reach.
+
+    Flags 0 or 1: `main` holds activations and reserve; `spill` (host, SSD) is used only where offloading is asked for.
+    `kind` indexes `MEMORY_KINDS`; an empty slot has capacity 0 and kind −2.
+    """
 
     capacity: Scalar
     bandwidth: Scalar
+    sustained: Scalar
+    main: Scalar
+    spill: Scalar
+    kind: Scalar
+
+
+class Memory(eqx.Module):
+    """The memories of a device, `MEMORY_SLOTS` of them, fastest first."""
+
+    tiers: tuple[MemoryTier, ...]
+
+    @property
+    def capacity(self) -> Scalar:
+        """Capacity of the main memory [bytes]."""
+        return sum(tier.main * tier.capacity for tier in self.tiers)
+
+    @property
+    def bandwidth(self) -> Scalar:
+        """Bandwidth of the main memory [bytes/s]."""
+        return sum(tier.main * tier.bandwidth for tier in self.tiers)
+
+    @property
+    def sustained(self) -> Scalar:
+        """Sustained share of the main memory's bandwidth."""
+        return sum(tier.main * tier.sustained for tier in self.tiers)
 
 
 class Device(eqx.Module):
@@ -28,13 +73,58 @@ class Device(eqx.Module):
     price: Scalar
 
 
+class Axes(eqx.Module):
+    """Which parallel axes use a tier, 0 or 1 each."""
+
+    tp: Scalar
+    cp: Scalar
+    ep: Scalar
+    pp: Scalar
+
+
+class Software(eqx.Module):
+    """Which collective algorithms a tier admits beside ring and pairwise exchange, 0 or 1 each (see
+    `COLLECTIVE_ALGORITHMS`); `in_network` and `multicast` for switches that add up, and those that devices drive."""
+
+    double_tree: Scalar
+    halving_doubling: Scalar
+    direct: Scalar
+    bruck: Scalar
+    hardware_exchange: Scalar
+    in_network: Scalar
+    multicast: Scalar
+
+
+def build_software(named: list[str], in_network: Any, multicast: Any) -> Software:
+    """A `Software` of plain numbers from the names of its algorithms."""
+    flags = {name.replace("-", "_"): int(name in named) for name in COLLECTIVE_ALGORITHMS if name != "ring"}
+    return Software(**flags, in_network=in_network, multicast=multicast)
+
+
 class Tier(eqx.Module):
-    """One level of the fabric: devices reached (inner tiers included), bandwidth one-way per device [bytes/s] over all
-    ports in use, latency per message [s]."""
+    """One level of the fabric: devices reached (inner tiers included), bandwidth one-way per port [bytes/s], ports per
+    device, latency per message and through the switch [s], contention and oversubscription included.
+
+    Flags 0 or 1: `full_mesh`; `grid` for a torus or mesh, `wrap` for a torus, whose `dims` count the domains that the
+    tiers inside reach. `software` that it admits, `axes` that use it.
+    """
 
     reach: Scalar
     bandwidth: Scalar
+    ports: Scalar
     alpha: Scalar
+    switch_alpha: Scalar
+    full_mesh: Scalar
+    grid: Scalar
+    wrap: Scalar
+    dims: tuple[Scalar, ...]
+    software: Software
+    axes: Axes
+
+    @property
+    def device_bandwidth(self) -> Scalar:
+        """Bandwidth of a device over all its ports, one-way [bytes/s]."""
+        return self.bandwidth * self.ports
 
 
 class System(eqx.Module):
@@ -60,27 +150,68 @@ def _peaks(doc: dict) -> tuple[tuple[Any, ...], tuple[float, ...]]:
     return tuple(peaks), tuple(widths)
 
 
-def _tier(doc: dict) -> Tier:
+def default_algorithms(tier: dict, innermost: bool) -> list[str]:
+    """What the software of a tier offers where its spec does not say: peer-to-peer access, and with it everything
+    direct, inside a scale-up domain; rings and double trees beyond it (as in NCCL and its relatives)."""
+    if tier["topology"] in ("torus", "mesh"):
+        return []
+    return ["double-tree", "direct"] if innermost else ["double-tree"]
+
+
+def _software(doc: dict, innermost: bool) -> Software:
+    named = doc["algorithms"] if doc["algorithms"] is not None else default_algorithms(doc, innermost)
+    kind = doc["in_network"]
+    return build_software(named, int(kind != "none"), int(kind == "multicast"))
+
+
+def _tier(doc: dict, innermost: bool) -> Tier:
+    alpha = doc["alpha_us"] * MICRO * doc["alpha_factor"]
+    switch = doc["switch_alpha_us"]
     return Tier(
-        reach=doc["devices"], bandwidth=doc["bandwidth_GBps"] * GIGA * doc["ports"], alpha=doc["alpha_us"] * MICRO
+        reach=doc["devices"],
+        bandwidth=doc["bandwidth_GBps"] * GIGA * doc["bandwidth_share"] / doc["oversubscription"],
+        ports=doc["ports"],
+        alpha=alpha,
+        switch_alpha=alpha if switch is None else switch * MICRO * doc["alpha_factor"],
+        full_mesh=int(doc["topology"] == "full-mesh"),
+        grid=int(doc["topology"] in ("torus", "mesh")),
+        wrap=int(doc["topology"] == "torus"),
+        dims=tuple(doc["dims"]) + (1,) * (DIM_SLOTS - len(doc["dims"])),
+        software=_software(doc, innermost),
+        axes=Axes(**{axis: int(axis in doc["axes"]) for axis in AXES}),
     )
+
+
+def _memory(device: dict) -> Memory:
+    """The memories of a device; empty slots repeat the last one's speed, so that their arithmetic stays finite."""
+    tiers = []
+    for name, doc in device["memory"].items():
+        share = doc["sustained_share"]
+        tiers.append(
+            MemoryTier(
+                capacity=doc["capacity_GB"] * GIGA,
+                bandwidth=doc["bandwidth_GBps"] * GIGA,
+                sustained=SUSTAINED_SHARE[doc["kind"]] if share is None else share,
+                main=int(name == device["main_memory"]),
+                spill=int(doc["kind"] in SPILL_KINDS),
+                kind=MEMORY_KINDS.index(doc["kind"]),
+            )
+        )
+    empty = eqx.tree_at(lambda t: (t.capacity, t.main, t.spill, t.kind), tiers[-1], (0.0, 0, 0, -2))
+    return Memory(tuple(tiers) + (empty,) * (MEMORY_SLOTS - len(tiers)))
 
 
 def build_system(document: dict) -> System:
     """A `System` of plain numbers from a validated document; traced values in the document stay traced."""
     device = document["device"]
-    memory = device["memory"][device["main_memory"]]
     peak, widths = _peaks(device)
-    tiers = [_tier(tier) for tier in document["fabric"]]
+    tiers = [_tier(tier, index == 0) for index, tier in enumerate(document["fabric"])]
     tiers += [tiers[-1]] * (TIER_SLOTS - len(tiers))
     return System(
         device=Device(
             peak=peak,
             activation_bytes=widths,
-            memory=Memory(
-                capacity=memory["capacity_GB"] * GIGA,
-                bandwidth=memory["bandwidth_GBps"] * GIGA,
-            ),
+            memory=_memory(device),
             power=_or_nan(device["tdp_W"]),
             price=_or_nan(device["price_per_hour_USD"]),
         ),
@@ -89,5 +220,18 @@ def build_system(document: dict) -> System:
     )
 
 
+def trimmed(systems: list[System], spills: bool) -> list[System]:
+    """The same systems without the memory slots that nothing may use, so that a program for them carries none.
+
+    **Arguments:** `spills`, whether host memory and SSD may hold weights or KV cache.
+    """
+
+    def used(tier: MemoryTier) -> bool:
+        return tier.kind >= 0 and (spills or not tier.spill)
+
+    counts = [sum(used(tier) for tier in system.device.memory.tiers) for system in systems]
+    return [eqx.tree_at(lambda s: s.device.memory.tiers, s, s.device.memory.tiers[: max(counts)]) for s in systems]
+
+
 def _or_nan(value: Any) -> Any:
-    return float("nan") if value is None else value
+    return math.nan if value is None else value

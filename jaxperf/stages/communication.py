@@ -43,19 +43,22 @@ def layer_communication(
 
     row_elements = work.rows * hidden
     row_bytes = row_elements * width
-    over_tp = 2 * links.tp.time(row_bytes)
+    over_tp = links.tp_reduce.time(row_bytes, ops)
     has_experts = ops.minimum(feed_forward.experts, 1.0)
     has_dense = ops.minimum(feed_forward.width, 1.0)
-    has_shared = ops.minimum(feed_forward.shared_width, 1.0)
+    has_shared = ops.minimum(feed_forward.shared_width + feed_forward.latent_size, 1.0)
+    # Latent experts (Nemotron 3) are sent the latent, not the hidden state.
+    latent = ops.minimum(feed_forward.latent_size, 1.0)
+    to_experts = latent * feed_forward.latent_size + (1 - latent) * hidden
 
-    replicated = 2 * links.ranks.time(row_bytes)
+    replicated = links.ranks_reduce.time(row_bytes, ops)
     dispatch_width = plan.routed_experts.input_width
-    gathered = work.group_tokens * hidden
-    by_gather = links.ranks.time(gathered * dispatch_width) + links.ranks.time(gathered * width)
+    gathered = work.group_tokens * to_experts
+    by_gather = links.ranks_gather.time(gathered * dispatch_width) + links.ranks_gather.time(gathered * width)
     copies = distinct_ranks(feed_forward.experts, feed_forward.experts_per_token, layout.ep)
     # A replica's rows stand on its tp ranks (in decode on its cp ranks, too); each sends its share of them.
-    sent = row_elements / (layout.tp * (layout.cp if work.decode else 1.0)) * copies
-    by_exchange = links.exchange.time(sent * dispatch_width) + links.exchange.time(sent * width)
+    sent = work.rows * to_experts / (layout.tp * (layout.cp if work.decode else 1.0)) * copies
+    by_exchange = links.exchange.time(sent * dispatch_width, ops) + links.exchange.time(sent * width, ops)
     split = ops.above(plan.moe_tp, 1.5)
     exchanged = ops.cheapest(by_gather, by_exchange + split * by_gather) + has_shared * over_tp
     spread = ops.above(layout.attention_dp, 1.5)
@@ -64,10 +67,10 @@ def layer_communication(
     experts = spread * exchanged + (1 - spread) * replicated
 
     if work.decode:
-        context = 2 * links.cp.time(work.rows * shape.heads * shape.value_size * width)
+        context = links.cp_reduce.time(work.rows * shape.heads * shape.value_size * width, ops)
     else:
         visible = ops.minimum(work.mean_context, attention.window - 1 + work.new_tokens)
-        context = links.cp.time(work.sequences * visible * shape.kv_elements * precision.kv_cache)
+        context = links.cp_gather.time(work.sequences * visible * shape.kv_elements * precision.kv_cache)
     return LayerCommunication(
         attention=attention.present * over_tp,
         feed_forward=has_dense * over_tp + has_experts * experts,
@@ -75,18 +78,21 @@ def layer_communication(
     )
 
 
-def embedding_communication(plan: Plan, work: Pass) -> Scalar:
+def embedding_communication(plan: Plan, work: Pass, ops: Ops) -> Scalar:
     """All-reduce of a vocabulary-parallel embedding over tp, in one chunk [s]."""
-    return 2 * plan.links.tp.time(work.rows * plan.model.hidden_size * plan.deployment.precision.activations)
+    row_bytes = work.rows * plan.model.hidden_size * plan.deployment.precision.activations
+    return plan.links.tp_reduce.time(row_bytes, ops)
 
 
 def head_communication(plan: Plan, work: Pass) -> Scalar:
     """Gather of the logits over tp [s]."""
-    return plan.links.tp.time(work.logit_rows * plan.model.vocabulary_size * plan.deployment.precision.activations)
+    return plan.links.tp_gather.time(
+        work.logit_rows * plan.model.vocabulary_size * plan.deployment.precision.activations
+    )
 
 
 def hop_communication(plan: Plan, work: Pass) -> Scalar:
     """All pp − 1 stage boundaries together [s]: rows·D/tp·b_a point to point, then an all-gather over tp."""
     layout = plan.deployment.parallelism
     row_bytes = work.rows * plan.model.hidden_size * plan.deployment.precision.activations
-    return plan.links.hops.time(row_bytes / layout.tp) + (layout.pp - 1) * plan.links.tp.time(row_bytes)
+    return plan.links.hops.time(row_bytes / layout.tp) + (layout.pp - 1) * plan.links.tp_gather.time(row_bytes)

@@ -62,11 +62,13 @@ def gemm_compute_time(gemm: Gemm, efficiency: Efficiency) -> Scalar:
 
 class RowCosts(eqx.Module):
     """An operator without its rows and copies: everything about it is linear in these. Seconds and bytes of the weights
-    of one copy, seconds and FLOPs of one row, seconds besides; attention counts sequences as rows."""
+    of one copy, seconds and FLOPs of one row (its KV cache apart, `cached`), seconds besides; attention counts
+    sequences as rows. Weights and KV cache as if read from main memory."""
 
     compute: Scalar
     weights: Scalar
     rows: Scalar
+    cached: Scalar
     fixed: Scalar
     overhead: Scalar
     flops: Scalar
@@ -79,34 +81,52 @@ def row_costs(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> RowCosts:
 
     e_m = m_max·bytes/(bytes + b0), so the time of an operator's traffic is (bytes + b0)/(m_max·BW).
     """
-    efficiency, bandwidth = plan.deployment.efficiency, plan.system.device.memory.bandwidth
+    efficiency, rates = plan.deployment.efficiency, plan.rates
     overhead = operator.present * efficiency.operator_time
     half = operator.present * efficiency.memory_bytes_half
     if isinstance(operator, AttentionCore):
-        once = eqx.tree_at(lambda w: (w.rows, w.sequences), work, (1.0, 1.0))
+        once = eqx.tree_at(lambda w: (w.rows, w.sequences), work, (work.new_tokens, 1.0))
         counted = attention_flops(operator, once, once.prior, ops)
         moved = attention_bytes(operator, once, once.prior, ops)
-        inverse = 1 / (efficiency.attention_memory * bandwidth)
-        compute = counted / (efficiency.attention_decode_compute * operator.peak)
+        inverse = 1 / rates.attention
+        compute = counted / (_decode_core_share(efficiency, work.new_tokens) * operator.peak)
         overhead = overhead + operator.present * efficiency.attention_time
-        return RowCosts(compute, 0.0, moved.total * inverse, half * inverse, overhead, counted, 0.0, moved.kv_cache)
+        rest = (moved.total - moved.kv_cache) * inverse
+        cached = moved.kv_cache * inverse
+        return RowCosts(compute, 0.0, rest, cached, half * inverse, overhead, counted, 0.0, moved.kv_cache)
     if isinstance(operator, Elementwise):
-        moved = traffic(eqx.tree_at(lambda o: o.rows, operator, 1.0), work, ops)
-        inverse = 1 / (efficiency.elementwise_memory * bandwidth)
-        return RowCosts(0.0, 0.0, moved.total * inverse, half * inverse, overhead, 0.0, 0.0, 0.0)
+        once = eqx.tree_at(lambda o: o.rows, operator, 1.0)
+        moved = traffic(once, work, ops)
+        inverse = 1 / rates.elementwise
+        counted = flops(once, work, ops) if operator.counts_operations else 0.0
+        compute = counted / (efficiency.gemm_compute * operator.peak) if operator.counts_operations else 0.0
+        return RowCosts(compute, 0.0, moved.total * inverse, 0.0, half * inverse, overhead, counted, 0.0, 0.0)
     once = eqx.tree_at(lambda o: (o.copies, o.m), operator, (1.0, 1.0))
     counted, moved = flops(once, work, ops), traffic(once, work, ops)
-    inverse = 1 / (efficiency.gemm_memory * bandwidth)
+    inverse = 1 / rates.gemm
     return RowCosts(
         compute=gemm_row_time(operator, efficiency),
         weights=moved.weights * inverse,
         rows=moved.activations * inverse,
+        cached=0.0,
         fixed=half * inverse,
         overhead=overhead,
         flops=counted,
         needed_weights=moved.weights,
         needed_rows=0.0,
     )
+
+
+def _decode_core_share(efficiency: Efficiency, tokens: Scalar) -> Scalar:
+    """Share of the peak that attention's core reaches in a decode step, e·clamp(e_prefill/e, 1, T).
+
+    A tile of a decode kernel is mostly empty, as one token has few query heads on a key/value head; the T tokens of a
+    verify pass fill it, up to what prefill reaches.
+    """
+    share = efficiency.attention_decode_compute
+    if isinstance(tokens, float) and tokens == 1.0:
+        return share
+    return share * clamp(efficiency.attention_prefill_compute / share, 1.0, tokens)
 
 
 def operator_timing(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Timing:
@@ -117,16 +137,22 @@ def operator_timing(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Tim
 
 
 def timing_of_rows(operator: Operator, costs: RowCosts, plan: Plan, work: Pass, ops: Ops) -> Timing:
-    """`Timing` of an operator from its `RowCosts`: copies·(weights + m·rows) + fixed, or copies·(m + m0)·compute."""
+    """`Timing` of an operator from its `RowCosts`: copies·(weights + m·rows) + fixed (weights and KV cache
+    slowed down by where they lie), or copies·(m + m0)·compute."""
     efficiency = plan.deployment.efficiency
+    slow, copies = plan.slowdown, 1.0
     if isinstance(operator, Gemm):
         copies, rows, padded = operator.copies, operator.m, operator.m + efficiency.gemm_rows_half
+        memory = copies * (slow.weights * costs.weights + rows * costs.rows) + costs.fixed
+    elif isinstance(operator, AttentionCore):
+        padded = rows = work.sequences
+        memory = rows * (costs.rows + slow.kv_cache * costs.cached) + costs.fixed
     else:
-        copies, rows = 1.0, work.sequences if isinstance(operator, AttentionCore) else operator.rows
-        padded = rows
-    memory = copies * (costs.weights + rows * costs.rows) + costs.fixed
+        padded = rows = operator.rows
+        memory = rows * costs.rows + costs.fixed
     compute = copies * (padded * costs.compute)
-    time = memory if isinstance(operator, Elementwise) else roofline(compute, memory, efficiency.sharpness, ops)
+    only_moves = isinstance(operator, Elementwise) and not operator.counts_operations
+    time = memory if only_moves else roofline(compute, memory, efficiency.sharpness, ops)
     time = time + costs.overhead
     counted = copies * (rows * costs.flops)
     needed = copies * (costs.needed_weights + rows * costs.needed_rows)
@@ -137,53 +163,90 @@ def timing_of_rows(operator: Operator, costs: RowCosts, plan: Plan, work: Pass, 
 
 
 def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> Timing:
-    """Attention over the chunks of a prefill. From chunk to chunk both sides of its roofline grow linearly until the
-    window is full and stay constant after, so the sum of maxima has a closed form: a linear run, the one chunk in
-    which the window fills, and a constant run."""
+    """Attention over the chunks of a prefill. From chunk to chunk both sides of its roofline grow linearly until a
+    query scores all it may (its window, or the choice of an indexer), and linearly again after: not at all under a
+    window, with the indexer's own work else. So the sum of maxima has a closed form: a linear run, the one chunk in
+    which the reach fills, and a second run. Where windows start anew, every chunk counts as their mean."""
     efficiency = plan.deployment.efficiency
     slope = 1 / (efficiency.attention_prefill_compute * core.peak)
-    inverse = 1 / (efficiency.attention_memory * plan.system.device.memory.bandwidth)
+    inverse, slow = 1 / plan.rates.attention, plan.slowdown.kv_cache - 1
     half = core.present * efficiency.memory_bytes_half
+    chunks, size = work.chunks, work.new_tokens
+    together = eqx.tree_at(lambda w: (w.new_tokens, w.rows), work, (size * chunks, work.rows * chunks))
+    mean = attention_flops(core, together, work.prior, ops) / ops.at_least(chunks, 1.0)
 
-    def sides(index: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-        prior = work.prior + index * work.new_tokens
+    def sides(index: Scalar) -> _Sides:
+        prior = work.prior + index * size
         moved = attention_bytes(core, work, prior, ops)
-        compute = attention_flops(core, work, prior, ops) * slope
-        return compute, (moved.total + half) * inverse, moved.kv_cache
+        counted = attention_flops(core, work, prior, ops)
+        compute = (counted + core.chunked * (mean - counted)) * slope
+        return _Sides(compute, (moved.total + slow * moved.kv_cache + half) * inverse, moved.kv_cache)
 
     def longer(left: Scalar, right: Scalar) -> Scalar:
         return roofline(left, right, efficiency.sharpness, ops)
 
-    overhead = core.present * (efficiency.operator_time + efficiency.attention_time)
-    chunks, size = work.chunks, work.new_tokens
-    growing = jnp.floor((core.window - work.prior + 0.5) / ops.at_least(size, 1.0))  # infinite without a window
+    growing = jnp.floor((core.reach - work.prior + 0.5) / ops.at_least(size, 1.0))  # infinite without a limit
     growing = jax.lax.stop_gradient(ops.minimum(ops.at_least(growing, 0.0), chunks))
     straddling = ops.minimum(chunks - growing, 1.0)
     full = chunks - growing - straddling
-
-    compute_first, memory_first, needed_first = sides(0.0)
-    compute_next, memory_next, _ = sides(ops.minimum(1.0, ops.at_least(growing - 1, 0.0)))
-    compute_fill, memory_fill, _ = sides(growing)
-    compute_last, memory_last, needed_last = sides(ops.at_least(chunks - 1, 0.0))
-    triangle = growing * (growing - 1) / 2
-    compute = growing * compute_first + triangle * (compute_next - compute_first)
-    memory = growing * memory_first + triangle * (memory_next - memory_first)
-    linear = _sum_of_maxima(compute_first, compute_next, memory_first, memory_next, growing)
+    # The first two chunks, the one that fills the reach, the first after it, the last: one program for all five.
+    end = ops.at_least(chunks - 1, 0.0)
+    second = ops.minimum(1.0, ops.at_least(growing - 1, 0.0))
+    places = jnp.stack([0.0 * end, second, growing, ops.minimum(growing + straddling, end), end])
+    found = jax.vmap(sides)(places)
+    start, following, filling, after, last = (jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(5))
+    step = 1 / ops.at_least(full - 1, 1.0)
+    beyond = _Sides(*[one + (end - one) * step for one, end in zip(after.values, last.values, strict=True)])
+    runs = [_Run(start, following, growing), _Run(after, beyond, full)]
+    compute = sum(run.total(0) for run in runs)
+    memory = sum(run.total(1) for run in runs)
+    linear = sum(run.longest for run in runs)
     if not (isinstance(ops, Exact) and efficiency.sharpness is None):
         hard = larger(compute, memory)
         linear = linear * longer(compute, memory) / larger(hard, _SHORTEST)
-    last = longer(compute_last, memory_last)
-    time = linear + straddling * longer(compute_fill, memory_fill) + full * last
-    compute = compute + straddling * compute_fill + full * compute_last
+    compute = compute + straddling * filling.compute
+    overhead = core.present * (efficiency.operator_time + efficiency.attention_time)
     return Timing(
-        time=time + overhead * chunks,
+        time=linear + straddling * longer(filling.compute, filling.memory) + overhead * chunks,
         compute=compute,
-        memory=memory + straddling * memory_fill + full * memory_last,
+        memory=memory + straddling * filling.memory,
         overhead=overhead * chunks,
-        last=last + overhead,
+        last=longer(last.compute, last.memory) + overhead,
         flops=compute / slope,
-        needed_bytes=chunks * (needed_first + needed_last) / 2,
+        needed_bytes=chunks * (start.needed + last.needed) / 2,
     )
+
+
+class _Sides(eqx.Module):
+    """One chunk of attention: compute and memory time [s], bytes of KV cache that it needs."""
+
+    compute: Scalar
+    memory: Scalar
+    needed: Scalar
+
+    @property
+    def values(self) -> tuple[Scalar, Scalar, Scalar]:
+        """The three in order."""
+        return self.compute, self.memory, self.needed
+
+
+class _Run(eqx.Module):
+    """`count` chunks whose sides grow linearly, from the first two of them."""
+
+    first: _Sides
+    second: _Sides
+    count: Scalar
+
+    def total(self, side: int) -> Scalar:
+        """Sum of one side over the run [s]."""
+        one, two = self.first.values[side], self.second.values[side]
+        return self.count * one + self.count * (self.count - 1) / 2 * (two - one)
+
+    @property
+    def longest(self) -> Scalar:
+        """Sum of the longer side over the run [s]."""
+        one, two = self.first, self.second
+        return _sum_of_maxima(one.compute, two.compute, one.memory, two.memory, self.count)
 
 
 def _sum_of_maxima(first: Scalar, next_: Scalar, other: Scalar, other_next: Scalar, count: Scalar) -> Scalar:

@@ -9,11 +9,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Counting, Ops, Scalar, settle
+from ..ops import EXACT, Counting, Ops, Scalar, larger, settle, smaller
 from ..spec.deployment import Deployment, Parallelism, Precision
 from ..spec.model import Attention, FeedForward, LayerGroup, Model
+from ..spec.system import Memory
+from .adapters import layer_adapter_bytes
+from .placement import Rooms, rooms, stacked
 from .plan import Plan
 from .shapes import attention_shape, kv_heads_on_rank
+
+_NO_SEQUENCE = 1e-6  # fewer sequences than this are none: keeps the pressure of a full device finite
+
+STATE_BYTES = 4.0
+"""Bytes an element of recurrent state: fp32, as the published configs ask (`mamba_ssm_dtype`)."""
 
 
 class LayerParameters(eqx.Module):
@@ -34,21 +42,26 @@ def attention_parameters(attention: Attention, hidden: Scalar) -> tuple[Scalar, 
     """Parameters of one layer's attention [elements]: (sharded over tp, key/value projections, replicated).
 
     Grouped-query: D·Hq·dk·(1 + gate) + Hq·dv·D, D·Hkv·(dk + dv), with biases, sinks and q/k norms.
-    Latent (MLA): rq·Hq(dn+dr) or D·Hq(dn+dr), rkv·Hq(dn+dv), Hq·dv·D; replicated D·rq + D(rkv+dr) + norms.
-    Linear (gated delta): D(2Hk·dk + 2Hv·dv) + 2D·Hv + K(2Hk·dk + Hv·dv) + Hv·dv·D + 2Hv + dv.
+    Latent (MLA): rq·Hq(dn+dr) or D·Hq(dn+dr), rkv·Hq(dn+dv), Hq·dv·D, a gate D·Hq·dv; replicated D·rq + D(rkv+dr) +
+    norms. Compressed: the same without rkv·Hq(dn+dv), its output in two steps ro·Hq·dv + go·ro·D.
+    Linear (gated delta): D(2Hk·dk + 2Hv·dv) + gates·D·Hv + K(2Hk·dk + Hv·dv) + Hv·dv·D + 2Hv + dv.
+    State space (Mamba-2): the same with Hk, dk, Hv, dv = G, N, H, P, one gate: D(2HP + 2GN + H) + K(HP + 2GN) + HP·D.
     """
     a, dk, dv = attention, attention.head_size, attention.value_head_size
     ordinary = a.present * (1 - a.latent) * (1 - a.linear)
-    query, key_value = a.query_heads * dk, a.kv_heads * (dk + dv)
+    query, key_value = a.query_heads * dk, a.stored * a.kv_heads * (dk + dv * a.value_projection)
     query_rope = a.query_heads * (dk + a.rope_head_size)
-    has_rank = Counting().minimum(a.q_rank, 1) if isinstance(a.q_rank, int) else a.q_rank / (a.q_rank + 1e-9)
+    has_rank, two_steps = _has(a.q_rank), _has(a.output_rank)
     query_input = has_rank * a.q_rank + (1 - has_rank) * hidden
+    heads_out = a.query_heads * dv
+    output = (1 - two_steps) * heads_out * hidden + a.output_rank * (heads_out + a.output_groups * hidden)
+    up = (1 - a.direct) * a.kv_rank * a.query_heads * (dk + dv)
     keys, values = a.state_key_heads * dk, a.state_value_heads * dv
     sharded = (
-        ordinary * (hidden * query * (1 + a.output_gate) + a.query_heads * dv * hidden + a.qkv_bias * query)
+        ordinary * (hidden * query * (1 + a.output_gate) + output + a.qkv_bias * query)
         + ordinary * a.sinks * a.query_heads
-        + a.latent * (query_input * query_rope + a.kv_rank * a.query_heads * (dk + dv) + a.query_heads * dv * hidden)
-        + a.linear * (hidden * (2 * keys + 3 * values) + 2 * hidden * a.state_value_heads)
+        + a.latent * (query_input * query_rope + up + output + a.output_gate * hidden * heads_out)
+        + a.linear * (hidden * (2 * keys + 3 * values) + a.state_gates * hidden * a.state_value_heads)
         + a.linear * (a.convolution_width * (2 * keys + values) + 2 * a.state_value_heads)
     )
     shared_heads = ordinary * (hidden + a.qkv_bias) * key_value
@@ -62,20 +75,29 @@ def attention_parameters(attention: Attention, hidden: Scalar) -> tuple[Scalar, 
     return sharded, shared_heads, replicated
 
 
+def _has(size: Scalar) -> Scalar:
+    """1 where a size is not 0, exactly, on Python ints and on arrays."""
+    return Counting().minimum(size, 1) if isinstance(size, int) else size / (size + 1e-9)
+
+
 def layer_parameters(group: LayerGroup, hidden: Scalar) -> LayerParameters:
-    """Parameters of one layer of a group, by class [elements] (see `LayerParameters`)."""
+    """Parameters of one layer of a group, by class [elements] (see `LayerParameters`).
+
+    Experts that read a latent: its size in place of D, and 2·D·D_lat for the projections, counted as shared.
+    """
     f: FeedForward = group.feed_forward
     attention, key_value, replicated = attention_parameters(group.attention, hidden)
     matrices = 2 + f.gated
-    expert_bias = f.expert_bias * ((1 + f.gated) * f.expert_width + hidden)
+    expert_hidden = (1 - _has(f.latent_size)) * hidden + f.latent_size
+    expert_bias = f.expert_bias * ((1 + f.gated) * f.expert_width + expert_hidden)
     dense_bias = f.bias * ((1 + f.gated) * f.width + hidden)
     return LayerParameters(
         attention=attention,
         key_value=key_value,
         replicated=replicated,
         feed_forward=matrices * hidden * f.width + dense_bias,
-        shared=matrices * hidden * f.shared_width + f.shared_gate * hidden,
-        expert=matrices * hidden * f.expert_width + expert_bias,
+        shared=matrices * hidden * f.shared_width + f.shared_gate * hidden + 2 * hidden * f.latent_size,
+        expert=matrices * expert_hidden * f.expert_width + expert_bias,
         router=f.experts * (hidden + f.router_bias),
         norms=group.norm_vectors * hidden,
     )
@@ -123,16 +145,24 @@ def parameters(model: Model) -> Parameters:
 def kv_elements_per_token(model: Model) -> Scalar:
     """Elements that one token adds to the whole model's KV cache, windows not yet full [elements].
 
-    Grouped-query L·Hkv·(dk + dv); MLA L·(rkv + dr); linear attention and state-space layers 0.
+    Grouped-query L·Hkv·(dk + dv); MLA L·(rkv + dr); divided by the compression; linear attention and state-space
+    layers 0. An indexer's keys have a width of their own: see `index_bytes_per_token`.
     """
     return sum(group.count * layer_kv_elements(group.attention) for group in model.groups)
+
+
+def index_bytes_per_token(model: Model) -> Scalar:
+    """Bytes that one token adds to the whole model's indexer keys [bytes]: di + 4 in a layer with an indexer, divided
+    by the compression."""
+    return sum(group.count * group.attention.index_bytes * group.attention.kept_share for group in model.groups)
 
 
 def layer_kv_elements(attention: Attention) -> Scalar:
     """Elements that one token adds to one layer's KV cache [elements]."""
     a = attention
     ordinary = a.present * (1 - a.latent) * (1 - a.linear)
-    return ordinary * a.kv_heads * (a.head_size + a.value_head_size) + a.latent * (a.kv_rank + a.rope_head_size)
+    entry = ordinary * a.kv_heads * (a.head_size + a.value_head_size) + a.latent * (a.kv_rank + a.rope_head_size)
+    return a.stored * entry * a.kept_share
 
 
 def layer_weight_bytes(
@@ -162,14 +192,20 @@ def layer_kv_bytes(group: LayerGroup, tokens: Scalar, deployment: Deployment, op
     """KV cache and recurrent state of one sequence and layer on one device [bytes].
 
     ⌈min(S, w)/block⌉ blocks a sequence, split over cp; key/value heads split over at most Hkv ranks; MLA's latent
-    is replicated over tp; state does not grow with the sequence.
+    and an indexer's keys are replicated over tp; a compressed cache holds its most recent tokens besides. State does
+    not grow with the sequence: 4 B an element, and the K − 1 last inputs of the convolution. A layer that reads
+    another's cache has none of its own.
     """
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
-    shape = attention_shape(group.attention, 1.0, layout.tp, True, ops)
-    kept = ops.minimum(tokens, group.attention.window)
+    a = group.attention
+    shape = attention_shape(a, 1.0, layout.tp, True, ops)
+    kept = ops.minimum(tokens, a.window) + ops.minimum(tokens, a.recent) / a.kept_share
     blocks = ops.ceil_divide(kept, engine.block_tokens)
-    cache = blocks * engine.block_tokens * shape.kv_elements * precision.kv_cache / layout.cp
-    return cache + shape.state_elements * 4.0
+    entry = shape.kv_elements * precision.kv_cache + a.index_bytes * a.kept_share
+    cache = a.stored * blocks * engine.block_tokens * entry / layout.cp
+    inputs = 2 * a.state_key_heads * a.head_size + a.state_value_heads * a.value_head_size
+    convolution = a.linear * ops.at_least(a.convolution_width - 1, 0.0) * inputs / layout.tp
+    return cache + shape.state_elements * STATE_BYTES + convolution * precision.activations
 
 
 def embedding_bytes(model: Model, layout: Parallelism, precision: Precision) -> Scalar:
@@ -210,7 +246,13 @@ def activation_bytes(
 
 
 class DeviceMemory(eqx.Module):
-    """Memory of the fullest device [bytes], and the largest batch of an instance that fits [sequences]."""
+    """Memory of the fullest device [bytes]: what it holds, `total` of it, `capacity` of the tiers in use, what of that
+    may be filled (`usable`), and by how much weights and KV cache miss their tiers (`overflow`, 0 where they fit).
+
+    Then the largest batch of an instance that fits [sequences], the longest context at the configured batch [tokens],
+    KV pressure (used over available on the stage where it is largest; above 1 it does not fit), and the `rooms` of
+    every tier.
+    """
 
     weights: Scalar
     kv_cache: Scalar
@@ -218,43 +260,151 @@ class DeviceMemory(eqx.Module):
     reserve: Scalar
     total: Scalar
     capacity: Scalar
+    usable: Scalar
+    overflow: Scalar
     max_batch: Scalar
+    max_context: Scalar
+    kv_pressure: Scalar
+    rooms: Rooms
+
+
+class Beside(eqx.Module):
+    """What every device holds beside the model, such as a draft: its `weights` [bytes] and the `kv_cache` of one
+    sequence at the peak [bytes]. Its groups `stacked`, `counts` layers of each, and its `deployment` tell how that
+    cache grows; `tokens` of a sequence are reserved for drafts."""
+
+    weights: Scalar
+    kv_cache: Scalar
+    stacked: LayerGroup
+    counts: Scalar
+    deployment: Deployment
+    tokens: Scalar
 
 
 def device_memory(
-    plan: Plan, shares: Scalar, stacked: LayerGroup, tokens: Scalar, sequences: Scalar, activations: Scalar, ops: Ops
+    plan: Plan,
+    shares: Scalar,
+    stacked: LayerGroup,
+    tokens: Scalar,
+    sequences: Scalar,
+    activations: Scalar,
+    ops: Ops,
+    beside: Beside | None = None,
 ) -> DeviceMemory:
-    """What the fullest stage holds, and B_max = dpa·⌊(u·capacity − weights − activations − reserve)/KV a sequence⌋.
+    """What the fullest stage holds, and B_max = dpa·⌊(room − weights)/KV a sequence⌋, where the room is u·capacity of
+    the tiers that either class may use, less activations and reserve in main memory.
 
     **Arguments:** `shares`, [groups, candidate stages] layers (see `stage_shares`); the model's groups `stacked`;
     `tokens` at the peak, isl + osl; `sequences` a replica holds; `activations` [bytes]. `total` counts the whole batch,
-    whether it fits or not; `capacity` is the device's, of which the engine may fill its share u.
+    whether it fits or not. What stands `beside` counts on every stage, as weights and KV cache.
+
+    Both fit if each is at most the room of its own tiers, and together at most that of both (Hall's condition, which
+    `placement.place` attains), on every stage. An engine that does not page keeps its longest sequence for each.
     """
     model, deployment = plan.model, plan.deployment
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
-    layer = jax.vmap(lambda group: layer_weight_bytes(group, model.hidden_size, layout, precision, ops))(stacked)
-    cache = jax.vmap(lambda group: layer_kv_bytes(group, tokens, deployment, ops))(stacked)
+    hidden = model.hidden_size
+    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, layout, precision, ops))(stacked)
+    if engine.options is not None:
+        layer = layer + jax.vmap(lambda group: layer_adapter_bytes(group, hidden, deployment, ops))(stacked)
+    kept = ops.at_least(tokens, engine.contiguous_tokens)
+    cache = jax.vmap(lambda group: layer_kv_bytes(group, kept, deployment, ops))(stacked)
     count = shares.shape[1]
     first, last = embedding_bytes(model, layout, precision), head_bytes(model, layout, precision, ops)
     alone = 1 - ops.above(layout.pp, 1.5)
     ends = jnp.stack([first + alone * last, *[0.0 * first] * (count - 2), last + alone * first])
     held = ends + jnp.sum(shares * layer[:, None], axis=0)
     kv = jnp.sum(shares * cache[:, None], axis=0)
-    usable = engine.memory_utilisation * plan.system.device.memory.capacity - engine.reserve - activations
+    if beside is not None:
+        held, kv = held + beside.weights, kv + beside.kv_cache
+    room = rooms(plan.system.device.memory, engine, engine.reserve + activations, ops)
+    kv_room, weights_room, either = jnp.sum(room.kv_cache), jnp.sum(room.weights), room.either
     candidates = range(count)
-    fits = ops.minimum(*[ops.at_least(usable - held[c], 0.0) / ops.at_least(kv[c], 1e-3) for c in candidates])
+    spare = [ops.minimum(ops.at_least(either - held[c], 0.0), kv_room) for c in candidates]
+    spare = [jnp.where((held[c] > weights_room) | (room.unplaced > 0), 0.0, spare[c]) for c in candidates]
+    fits = ops.minimum(*[spare[c] / ops.at_least(kv[c], 1e-3) for c in candidates])
     totals = [held[c] + sequences * kv[c] for c in candidates]
     total = settle(ops.maximum(*totals), model.vocabulary_size)
     weights = _of_largest(totals, [held[c] for c in candidates], ops)
+    most_weights, most_kv = EXACT.maximum(*held), sequences * EXACT.maximum(*kv)
+    missing = (total + room.unplaced - either, most_weights - weights_room, most_kv - kv_room)
+    context = longest_context(shares, stacked, [space / sequences for space in spare], deployment, ops, beside)
     return DeviceMemory(
         weights=weights,
         kv_cache=total - weights,
         activations=activations,
         reserve=engine.reserve,
         total=total + activations + engine.reserve,
-        capacity=plan.system.device.memory.capacity,
+        capacity=_capacity_in_use(plan.system.device.memory, room),
+        usable=either + activations + engine.reserve,
+        overflow=ops.at_least(EXACT.maximum(*missing), room.unplaced),
         max_batch=layout.attention_dp * ops.floor(fits),
+        max_context=context,
+        kv_pressure=sequences / ops.at_least(fits, _NO_SEQUENCE),
+        rooms=room,
     )
+
+
+def _capacity_in_use(memory: Memory, room: Rooms) -> Scalar:
+    """Capacity of main memory and of the tiers that weights or KV cache may use [bytes]."""
+    tiers = stacked(memory)
+    used = larger(tiers.main, jnp.where(room.weights + room.kv_cache > 0, 1.0, 0.0))
+    return jnp.sum(used * tiers.capacity)
+
+
+def _cache_growth(stacked: LayerGroup, deployment: Deployment, ops: Ops) -> tuple[Scalar, Scalar, Scalar]:
+    """How the KV cache of a layer of each group grows: `state` [groups] that every sequence has [bytes], then, of the
+    groups' windows and of their recent tokens, bytes a token and the tokens at which that ends [2·groups]."""
+    block, attention = deployment.engine.block_tokens, stacked.attention
+    plain = eqx.tree_at(lambda g: g.attention.recent, stacked, jnp.zeros_like(attention.recent))
+    state = jax.vmap(lambda group: layer_kv_bytes(group, 0.0, deployment, ops))(plain)
+    token = (jax.vmap(lambda group: layer_kv_bytes(group, block, deployment, ops))(plain) - state) / block
+    rates = jnp.concatenate([token, token / attention.kept_share])
+    return state, rates, jnp.concatenate([attention.window, attention.recent])
+
+
+def longest_context(
+    shares: Scalar,
+    stacked: LayerGroup,
+    room: list[Scalar],
+    deployment: Deployment,
+    ops: Ops,
+    beside: Beside | None = None,
+) -> Scalar:
+    """Longest context whose KV cache fits into `room`, bytes a sequence on each candidate stage [tokens].
+
+    KV bytes are Σ_t a_t·min(S, w_t) + state over terms t: each group's window, and the recent tokens of a compressed
+    cache. That is the least of some lines in S, one for each choice of which terms count as full. So the longest S is
+    the largest at which one of them meets the room; infinite where nothing grows with S, and 0 where not even the
+    contiguous tokens of an engine that does not page fit.
+    """
+    block, contiguous = deployment.engine.block_tokens, deployment.engine.contiguous_tokens
+    state, rates, window = _cache_growth(stacked, deployment, ops)
+    counts = jnp.concatenate([shares, shares])
+    if beside is not None:
+        more = _cache_growth(beside.stacked, beside.deployment, ops)
+        state, rates, window = (jnp.concatenate(pair) for pair in zip((state, rates, window), more, strict=True))
+        layers = jnp.repeat(beside.counts[:, None], shares.shape[1], axis=1)
+        shares, counts = jnp.concatenate([shares, layers]), jnp.concatenate([counts, layers, layers])
+    endless = jnp.isinf(window)
+    whole_blocks = ops.ceil_divide(jnp.where(endless, block, window), block) * block
+    window = jnp.where(endless, jnp.inf, whole_blocks)
+    least = jnp.concatenate([jnp.zeros(1, window.dtype), window])
+    growing = endless[None, :] | (window[None, :] > least[:, None])
+    full = jnp.where(growing, 0.0, whole_blocks[None, :])
+    longest = jnp.asarray(jnp.inf, rates.dtype)
+    for candidate, space in enumerate(room):
+        share = shares[:, candidate]
+        rate = (counts[:, candidate] * rates)[None, :]
+        slope = jnp.sum(jnp.where(growing, rate, 0.0), axis=1)
+        left = space - jnp.sum(rate * full, axis=1) - jnp.sum(share * state)
+        flat = jnp.where(left > 0, jnp.inf, 0.0)
+        reach = jnp.where(slope > 0, left / jnp.where(slope > 0, slope, 1.0), flat)
+        longest = smaller(longest, larger(jnp.max(reach), 0.0))
+    longest = ops.floor(longest / block) * block
+    if beside is not None:
+        longest = ops.at_least(longest - beside.tokens, 0.0)
+    return jnp.where(longest < contiguous, 0.0, longest)
 
 
 def _of_largest(keys: list[Scalar], values: list[Scalar], ops: Ops) -> Scalar:

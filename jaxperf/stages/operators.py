@@ -34,7 +34,11 @@ class Gemm(eqx.Module):
 
 class AttentionCore(eqx.Module):
     """Scores and values of one layer on one rank: shapes, window [tokens], widths [bytes per element]; `cp` ranks
-    share the scores; `causal_work` is the executed share of the T×T square."""
+    share the scores; `causal_work` is the executed share of the T×T square.
+
+    `attended` tokens that a query scores at most (by default the window); `index_flops` and `index_bytes` of an indexer
+    a query-key pair and a visible token, not split over tp; `chunked` 1 where windows start anew instead of sliding;
+    `stored` 0 where the layer only reads another's KV cache."""
 
     present: Scalar
     shape: AttentionShape
@@ -44,14 +48,32 @@ class AttentionCore(eqx.Module):
     cp: Scalar
     causal_work: Scalar
     peak: Scalar
+    attended: Scalar | None = None
+    index_flops: Scalar = 0.0
+    index_bytes: Scalar = 0.0
+    chunked: Scalar = 0.0
+    stored: Scalar = 1.0
+
+    @property
+    def reach(self) -> Scalar:
+        """Tokens that a query scores at most."""
+        return self.window if self.attended is None else self.attended
 
 
 class Elementwise(eqx.Module):
-    """A pass over `rows` rows of activations that moves `row_bytes` bytes a row."""
+    """A pass over `rows` rows of activations that moves `row_bytes` bytes a row; where its operations count, too,
+    `row_flops` of them a row at a `peak` [FLOP/s]."""
 
     present: Scalar
     rows: Scalar
     row_bytes: Scalar
+    row_flops: Scalar = 0.0
+    peak: Scalar = 1.0
+
+    @property
+    def counts_operations(self) -> bool:
+        """Whether operations are given: the usual passes have none, and no side but memory."""
+        return not isinstance(self.row_flops, float)
 
 
 Operator = Gemm | AttentionCore | Elementwise
@@ -77,8 +99,8 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
             present = smaller(n * k, 1.0)
         return Gemm(present, copies, m, n, k, how.weight_width, how.input_width, width, how.peak)
 
-    # MLA's kv_b product runs once a decoded row (absorbed) but for every visible token of a prefill chunk (expanded).
-    up_rows = rows if work.decode else work.sequences * work.mean_context
+    # MLA's kv_b product runs once a row where it is absorbed, but for every visible token where it is expanded.
+    up_rows = rows if shape.absorbed else work.sequences * work.mean_context
     has_experts = smaller(feed_forward.experts, 1.0)
     chosen, experts = feed_forward.experts_per_token, feed_forward.experts
     load, active = slowest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score)
@@ -86,9 +108,12 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
     gates = 1 + feed_forward.gated
     expert_width = feed_forward.expert_width / moe_tp
     shared_width = feed_forward.shared_width / tp
+    # Latent experts: the projections to the latent and back run as columns and depth of the shared experts' products.
+    latent, latent_columns = feed_forward.latent_size, feed_forward.latent_size / tp
+    expert_hidden = (1 - smaller(latent, 1.0)) * hidden + latent
     dense_width = feed_forward.width / tp
     has_dense = smaller(feed_forward.width, 1.0)
-    has_shared = smaller(feed_forward.shared_width, 1.0)
+    has_shared = smaller(feed_forward.shared_width + latent, 1.0)
 
     rope_elements = (
         (1 - attention.linear)
@@ -122,13 +147,18 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
             layout.cp,
             plan.deployment.engine.causal_work,
             plan.core_peak,
+            attention.attended,
+            2 * attention.index_size * attention.kept_share * plan.index_speed,
+            attention.index_bytes * attention.kept_share,
+            attention.chunked,
+            attention.stored,
         ),
         "output projection": gemm(rows, attention.present * hidden, shape.out_k, at),
         "router": gemm(rows, experts, hidden, plan.router),
-        "expert gate, up": gemm(expert_rows, gates * expert_width, hidden, routed, active, has_experts),
-        "expert down": gemm(expert_rows, hidden, expert_width, routed, active, has_experts),
-        "shared gate, up": gemm(rows, gates * shared_width, hidden, shared, 1.0, has_shared),
-        "shared down": gemm(rows, hidden, shared_width, shared, 1.0, has_shared),
+        "expert gate, up": gemm(expert_rows, gates * expert_width, expert_hidden, routed, active, has_experts),
+        "expert down": gemm(expert_rows, expert_hidden, expert_width, routed, active, has_experts),
+        "shared gate, up": gemm(rows, gates * shared_width + latent_columns, hidden, shared, 1.0, has_shared),
+        "shared down": gemm(rows, hidden, shared_width + latent_columns, shared, 1.0, has_shared),
         "ffn gate, up": gemm(rows, gates * dense_width, hidden, ff, 1.0, has_dense),
         "ffn down": gemm(rows, hidden, dense_width, ff, 1.0, has_dense),
         "activation": Elementwise(has_rows, rows, gated_width * (dense_width + shared_width)),

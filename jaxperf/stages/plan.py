@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
-from ..collectives.topology import Line, exchange_line, hop_line, ring_line
-from ..constants import DTYPES
-from ..ops import Ops, Scalar
-from ..spec.deployment import Deployment, WeightFormat
+from ..collectives.steps import group_steps
+from ..collectives.topology import Envelope, Line, exchange_envelope, gather_of, hop_line, reduce_of
+from ..constants import AXES, DTYPES
+from ..ops import Ops, Scalar, settle_together
+from ..spec.deployment import Deployment, Efficiency, Parallelism, WeightFormat
 from ..spec.model import Model
-from ..spec.system import Device, System
+from ..spec.system import Device, Software, System, Tier
+from .kernels import kernels
+from .placement import Slowdown, main_rate
 from .routing import normal_score
 
 
@@ -40,18 +45,90 @@ def arithmetic(form: WeightFormat, device: Device) -> Arithmetic:
 
 
 class Links(eqx.Module):
-    """Collectives of the layout, each as a line over its message size: ring over tp, over all ranks of a stage and over
-    cp, exchange over ep, and all hops between pipeline stages."""
+    """Collectives of the layout as lines over their message size: all-reduce and gather over tp, over all ranks of a
+    stage and over cp; exchange over ep; all hops between pipeline stages. `aligned` is 0 where a group does not line up
+    with the dimensions of a torus or mesh, `ranks_aligned` where all ranks of a stage do not."""
 
-    tp: Line
-    ranks: Line
-    cp: Line
-    exchange: Line
+    tp_reduce: Envelope
+    tp_gather: Line
+    ranks_reduce: Envelope
+    ranks_gather: Line
+    cp_reduce: Envelope
+    cp_gather: Line
+    exchange: Envelope
     hops: Line
+    aligned: Scalar
+    ranks_aligned: Scalar
+
+
+def offered(fabric: tuple[Tier, ...], collectives: Software) -> tuple[Tier, ...]:
+    """The fabric with those of its algorithms that an engine's communication library offers, too."""
+
+    def both(tier: Tier) -> Tier:
+        return eqx.tree_at(lambda t: t.software, tier, jax.tree.map(lambda a, b: a * b, tier.software, collectives))
+
+    return tuple(both(tier) for tier in fabric)
+
+
+class _Group(eqx.Module):
+    """A parallel group: its size, the stride of its ranks, its place in `AXES`."""
+
+    ranks: Scalar
+    stride: Scalar
+    axis: Scalar
+
+
+def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Links:
+    """The `Links` of a layout, with what the efficiency adds to every collective. The ranks of a stage talk as expert
+    parallel groups do: only experts use them."""
+    tp, cp, ep, moe_tp = layout.tp, layout.cp, layout.ep, layout.ranks / layout.ep
+
+    def started(found: Line, ranks: Scalar) -> Line:
+        return Line(found.latency + ops.minimum(ranks - 1, 1.0) * efficiency.collective_time, found.per_byte)
+
+    def each(found: Envelope, ranks: Scalar) -> Envelope:
+        return Envelope(tuple(started(line, ranks) for line in found.lines))
+
+    def price(group: _Group) -> tuple[Envelope, Line, Scalar]:
+        steps = group_steps(group.ranks, group.stride, fabric, efficiency, group.axis, ops)
+        reduce, gather = each(reduce_of(steps, ops), group.ranks), started(gather_of(steps, ops), group.ranks)
+        return reduce, gather, math.prod(step.aligned for step in steps)
+
+    # All groups in one batch: the program is a third as large as with a copy for each.
+    groups = [(tp, 1.0, "tp"), (cp, tp, "cp"), (layout.ranks, 1.0, "ep"), (ep, moe_tp, "ep")]
+    columns = zip(*[(size, stride, float(AXES.index(axis))) for size, stride, axis in groups], strict=True)
+    stacked = _Group(*[jnp.stack([jnp.asarray(value, float) for value in column]) for column in columns])
+    priced = jax.vmap(price)(stacked)
+    (over_tp, over_cp, over_ranks), aligned = (
+        [jax.tree.map(lambda leaf, i=i: leaf[i], priced[:2]) for i in range(3)],
+        priced[2][0] * priced[2][1] * priced[2][3],
+    )
+    return Links(
+        tp_reduce=over_tp[0],
+        tp_gather=over_tp[1],
+        ranks_reduce=over_ranks[0],
+        ranks_gather=over_ranks[1],
+        cp_reduce=over_cp[0],
+        cp_gather=over_cp[1],
+        exchange=each(exchange_envelope(ep, moe_tp, fabric, efficiency, ops, "ep"), ep),
+        hops=hop_line(layout.pp, layout.ranks, fabric, efficiency, ops, "pp"),
+        aligned=aligned,
+        ranks_aligned=priced[2][2],
+    )
+
+
+class Rates(eqx.Module):
+    """Bandwidth of main memory that each class of operators reaches [bytes/s]."""
+
+    gemm: Scalar
+    attention: Scalar
+    elementwise: Scalar
 
 
 class Plan(eqx.Module):
-    """One configuration, ready to price passes. `score` is the expected maximum of ep standard normals."""
+    """One configuration, ready to price passes. `score` is the expected maximum of ep standard normals; `slowdown`
+    tells how much longer weights and KV cache take to read where they do not lie in main memory; `index_speed` is the
+    time of a FLOP of an indexer (fp8) against one of attention's core; `kernels` of one pass through the model."""
 
     model: Model
     system: System
@@ -63,16 +140,25 @@ class Plan(eqx.Module):
     router: Arithmetic
     lm_head: Arithmetic
     core_peak: Scalar
+    index_speed: Scalar
     moe_tp: Scalar
     score: Scalar
     links: Links
+    rates: Rates
+    slowdown: Slowdown
+    kernels: Scalar
 
 
 def make_plan(model: Model, system: System, deployment: Deployment, ops: Ops) -> Plan:
     """The `Plan` of a configuration. Attention's core runs in bf16; moe_tp = tp·cp·attention_dp/ep."""
     layout, precision, device = deployment.parallelism, deployment.precision, system.device
-    moe_tp = layout.ranks / layout.ep
-    fabric, efficiency = system.fabric, deployment.efficiency
+    efficiency, memory = deployment.efficiency, device.memory
+    links = make_links(layout, offered(system.fabric, deployment.engine.collectives), efficiency, ops)
+    rates = Rates(
+        gemm=main_rate(memory, efficiency.gemm_memory),
+        attention=main_rate(memory, efficiency.attention_memory),
+        elementwise=main_rate(memory, efficiency.elementwise_memory),
+    )
     return Plan(
         model=model,
         system=system,
@@ -84,13 +170,11 @@ def make_plan(model: Model, system: System, deployment: Deployment, ops: Ops) ->
         router=arithmetic(precision.router, device),
         lm_head=arithmetic(precision.lm_head, device),
         core_peak=device.peak[DTYPES.index("bf16")],
-        moe_tp=moe_tp,
+        index_speed=device.peak[DTYPES.index("bf16")] / device.peak[DTYPES.index("fp8")],
+        moe_tp=layout.ranks / layout.ep,
         score=normal_score(layout.ep),
-        links=Links(
-            tp=ring_line(layout.tp, 1.0, fabric, efficiency, ops),
-            ranks=ring_line(layout.ranks, 1.0, fabric, efficiency, ops),
-            cp=ring_line(layout.cp, layout.tp, fabric, efficiency, ops),
-            exchange=exchange_line(layout.ep, moe_tp, fabric, efficiency, ops),
-            hops=hop_line(layout.pp, layout.ranks, fabric, efficiency, ops),
-        ),
+        links=settle_together(links, model.vocabulary_size),
+        rates=settle_together(rates, model.vocabulary_size),
+        slowdown=Slowdown(1.0, 1.0),
+        kernels=kernels(model, deployment, ops),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, larger, smaller
-from ..spec.model import Attention, LayerGroup
+from ..ops import EXACT, Ops, Scalar, clamp, larger, smaller
+from ..spec.model import INDEX_SCALE_BYTES, Attention, LayerGroup
 
 
 class Pass(eqx.Module):
@@ -14,7 +14,7 @@ class Pass(eqx.Module):
 
     `rows` token rows on one rank, `group_tokens` tokens of the whole expert group, `sequences` on the rank, `prior`
     tokens in each sequence's KV cache before the first chunk, `logit_rows` rows that need logits, `decode` whether this
-    is a decode step (one chunk).
+    is a decode step (one chunk, of one new token a sequence, or of several that were drafted).
     """
 
     rows: Scalar
@@ -41,10 +41,13 @@ class AttentionShape(eqx.Module):
     """Matrix sizes of a layer's attention on one rank [elements]; parts that a kind lacks are 0.
 
     `qkv_n`×`qkv_k`: fused query, key and value projection (for MLA the up-projection of q); `down_n`: MLA's
-    replicated down-projections from D; `up_n`×`up_k`: MLA's kv_b, absorbed in decode and applied to every visible
-    token in prefill; `out_k`: input of the output projection. `heads`, `score_size`, `value_size`: the core;
-    `kv_elements` a token in the cache; `rebuilt_elements` a visible token whose keys and values expanded MLA rebuilds;
-    `state_elements` a sequence (linear attention), read and written each pass; `state_flops` a new token.
+    replicated down-projections from D, and its output gate; `up_n`×`up_k`: MLA's kv_b, absorbed in decode and applied
+    to every visible token in prefill; `out_k`: input of the output projection. `heads`, `score_size`, `value_size`: the
+    core;
+    `kv_elements` a token in the cache (a compressed cache has its share of an entry, scores and values likewise);
+    `rebuilt_elements` a visible token whose keys and values expanded MLA rebuilds;
+    `state_elements` a sequence (linear attention, state space), read and written each pass; `state_flops` a new token.
+    `absorbed`: whether MLA works on its latent cache as it is.
     """
 
     qkv_n: Scalar
@@ -60,6 +63,7 @@ class AttentionShape(eqx.Module):
     rebuilt_elements: Scalar
     state_elements: Scalar
     state_flops: Scalar
+    absorbed: bool = eqx.field(static=True, default=False)
 
 
 def kv_heads_on_rank(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
@@ -67,11 +71,13 @@ def kv_heads_on_rank(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
     return ops.at_least(attention.kv_heads / tp, 1.0)
 
 
-def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, decode: bool, ops: Ops) -> AttentionShape:
+def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: bool, ops: Ops) -> AttentionShape:
     """The sharded shapes of one layer's attention (see `AttentionShape`).
 
-    MLA decodes absorbed (heads of size rkv + dr and rkv over the latent cache) and prefills expanded (heads of size
-    dn + dr and dv over keys and values that are rebuilt from the latent). Source: DeepSeek-V2, arXiv:2405.04434.
+    MLA works `absorbed` (heads of size rkv + dr and rkv over the latent cache), as it decodes, or expanded (heads of
+    size dn + dr and dv over keys and values that are rebuilt from the latent). Source: DeepSeek-V2, arXiv:2405.04434.
+    Compressed attention works on its entries as they are in both phases; an output projection in two steps is one
+    product as large as both. Mamba-2 has the shapes of gated delta with one gate (arXiv:2405.21060).
     """
     a = attention
     latent, linear = a.latent, a.linear
@@ -80,26 +86,65 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, decode: bo
     kv_heads = kv_heads_on_rank(a, tp, ops)
     nope_rope = dk + a.rope_head_size
     has_q_rank = ops.minimum(a.q_rank, 1.0)
-    absorbed = latent * int(decode)
-    expanded = latent * int(not decode)
+    expanded = latent * (1 - a.direct) * int(not absorbed)
+    on_latent = latent - expanded
+    out_size, two_steps = a.query_heads * dv, ops.minimum(a.output_rank, 1.0)
+    output = (1 - two_steps) * out_size + a.output_rank * (a.output_groups + out_size / hidden)
+    latent_elements = a.kv_rank + a.rope_head_size
     state = linear * a.state_value_heads * dk * dv / tp
+    own_keys = a.stored * kv_heads * (dk + dv * a.value_projection)
     return AttentionShape(
-        qkv_n=ordinary * (a.query_heads * dk * (1 + a.output_gate) / tp + kv_heads * (dk + dv))
+        qkv_n=ordinary * (a.query_heads * dk * (1 + a.output_gate) / tp + own_keys)
         + latent * a.query_heads * nope_rope / tp
-        + linear * (2 * a.state_key_heads * dk + a.state_value_heads * (2 * dv + 2)) / tp,
+        + linear * (2 * a.state_key_heads * dk + a.state_value_heads * (2 * dv + a.state_gates)) / tp
+        + ordinary * _indexer_columns(a),
         qkv_k=hidden + latent * has_q_rank * (a.q_rank - hidden),
-        down_n=latent * (a.q_rank + a.kv_rank + a.rope_head_size),
-        up_n=latent * a.query_heads * (dk + dv) / tp,
+        down_n=latent * (a.q_rank + latent_elements + a.output_gate * out_size / tp + _indexer_columns(a)),
+        up_n=latent * (1 - a.direct) * a.query_heads * (dk + dv) / tp,
         up_k=a.kv_rank,
-        out_k=((ordinary + latent) * a.query_heads + linear * a.state_value_heads) * dv / tp,
+        out_k=((ordinary + latent) * output + linear * a.state_value_heads * dv) / tp,
         heads=(ordinary + latent) * a.query_heads / tp,
-        score_size=ordinary * dk + absorbed * (a.kv_rank + a.rope_head_size) + expanded * nope_rope,
-        value_size=ordinary * dv + absorbed * a.kv_rank + expanded * dv,
-        kv_elements=ordinary * kv_heads * (dk + dv) + latent * (a.kv_rank + a.rope_head_size),
+        score_size=(ordinary * dk + on_latent * latent_elements + expanded * nope_rope) * a.kept_share,
+        value_size=(ordinary * dv + on_latent * a.kv_rank + expanded * dv) * a.kept_share,
+        kv_elements=(ordinary * kv_heads * (dk + dv) + latent * latent_elements) * a.kept_share,
         rebuilt_elements=expanded * a.query_heads * (nope_rope + dv) / tp,
         state_elements=state,
-        state_flops=7.0 * state,
+        state_flops=a.state_operations * state,
+        absorbed=absorbed,
     )
+
+
+def _indexer_columns(attention: Attention) -> Scalar:
+    """Columns of an indexer's projections, replicated over tp: its queries, its one key, and a weight a head; its
+    queries are counted from the hidden size, though MLA's come from the smaller q rank."""
+    a = attention
+    key = larger(a.index_bytes - INDEX_SCALE_BYTES, 0.0)
+    heads = a.index_size / larger(key, 1.0)
+    reads_rank = smaller(a.q_rank, 1.0)
+    return key + heads + a.index_size * (1 - reads_rank)
+
+
+def _in_chunks(new_tokens: Scalar, prior: Scalar, size: Scalar) -> Scalar:
+    """Pairs of T tokens after `prior` ones where each sees the tokens before it in its own chunk of `size` [pairs]."""
+    start = prior - jnp.floor(prior / size + 1e-6) * size
+    first = smaller(new_tokens, size - start)
+    rest = new_tokens - first
+    whole = jnp.floor(rest / size + 1e-6)
+    last = rest - whole * size
+    return first * start + (first * (first + 1) + whole * size * (size + 1) + last * (last + 1)) / 2
+
+
+def chunk_pairs(attention_window: Scalar, work: Pass, prior: Scalar) -> Scalar:
+    """Query-key pairs of a layer whose windows start anew every w tokens (Llama 4) [pairs].
+
+    In decode the mean over a window, (w + 1)/2, once the context is longer than one: where in its window a sequence
+    stands is a matter of chance.
+    """
+    size = jnp.where(jnp.isfinite(attention_window), attention_window, 1.0)
+    if work.decode:
+        context = prior + work.new_tokens
+        return work.new_tokens * jnp.where(context > size, (size + 1) / 2, context)
+    return _in_chunks(work.new_tokens, prior, size)
 
 
 def visible_pairs(new_tokens: Scalar, prior: Scalar, window: Scalar, causal_work: Scalar, ops: Ops) -> Scalar:
@@ -113,6 +158,14 @@ def visible_pairs(new_tokens: Scalar, prior: Scalar, window: Scalar, causal_work
     unsaturated = ops.minimum(ops.at_least(reach - prior, 0.0), new_tokens)
     pairs = unsaturated * prior + unsaturated * (unsaturated + 1) / 2 + (new_tokens - unsaturated) * reach
     return pairs + (2 * causal_work - 1) * new_tokens * (new_tokens - 1) / 2
+
+
+def layers_below(group: LayerGroup, layer: Scalar) -> Scalar:
+    """Layers of a group among the model's first `layer` layers [layers]."""
+    offset = larger(layer - group.first, 0.0)
+    full = EXACT.floor_divide(offset, group.period)
+    within = clamp(offset - full * group.period, 0.0, group.run)  # below 0 only where the period is not whole
+    return smaller(full * group.run + within, group.count)
 
 
 CANDIDATES = 6
@@ -140,13 +193,7 @@ def stage_shares(group: LayerGroup, layers: Scalar, pp: Scalar, ops: Ops) -> Sca
         ]
     )
 
-    def below(layer: Scalar) -> Scalar:
-        """Layers of the group among the first `layer` layers."""
-        offset = larger(layer - group.first, 0.0)
-        full = EXACT.floor_divide(offset, group.period)
-        within = smaller(offset - full * group.period, group.run)
-        return smaller(full * group.run + within, group.count)
-
     start = stage * base + smaller(stage, extra)
     size = base + EXACT.above(extra, stage)
-    return ops.straight_through(below(start + size) - below(start), group.count / pp)
+    held = layers_below(group, start + size) - layers_below(group, start)
+    return ops.straight_through(held, group.count / pp)

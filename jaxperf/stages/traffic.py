@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from ..ops import Ops, Scalar
 from .operators import AttentionCore, Elementwise, Gemm, Operator
-from .shapes import Pass
+from .shapes import Pass, chunk_pairs
 
 
 class Bytes(eqx.Module):
@@ -25,11 +26,17 @@ class Bytes(eqx.Module):
 def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) -> Bytes:
     """Bytes of one layer's attention core on one rank, for a chunk that follows `prior` tokens [bytes].
 
-    Reads min(prior, w − 1) cached tokens and its own, writes its own; context-parallel ranks split the reads of a
-    decode step, and in a prefill ring each streams every key past its own queries. Recurrent state is read and written.
+    Reads min(prior, w − 1) cached tokens and its own, no more than its queries choose (T·top-k), and an indexer's keys
+    of all of them; writes its own. Context-parallel ranks split the reads of a decode step, and in a prefill ring each
+    streams every key past its own queries. Recurrent state is read and written.
     """
     shape = core.shape
-    seen = ops.minimum(prior, core.window - 1) + work.new_tokens
+    visible = ops.minimum(prior, core.window - 1) + work.new_tokens
+    limited = jnp.isfinite(core.reach)  # infinity times tokens has no derivative
+    chosen = jnp.where(limited, work.new_tokens * jnp.where(limited, core.reach, 0.0), visible)
+    seen = ops.minimum(visible, chosen)
+    if work.decode:
+        seen = seen + core.chunked * (chunk_pairs(core.window, work, prior) - seen)
     read_split = core.cp if work.decode else 1.0
     token = (
         shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0))
@@ -37,7 +44,9 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
     )
     state = 2 * shape.state_elements * 4.0
     cache = work.sequences * (
-        seen * token / read_split + work.new_tokens * shape.kv_elements * core.kv_width / core.cp + state
+        (seen * token + visible * core.index_bytes) / read_split
+        + core.stored * work.new_tokens * (shape.kv_elements * core.kv_width + core.index_bytes) / core.cp
+        + state
     )
     query_and_output = work.rows * shape.heads * (shape.score_size + shape.value_size) * core.activation_width
     return Bytes(0.0 * cache, core.present * cache, core.present * query_and_output)

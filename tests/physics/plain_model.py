@@ -28,6 +28,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A tier of switched links: devices reached, bandwidth one way [bytes/s], latency of a message [s], and what it
+    admits beside the ring. NVLink switches add up while each rank moves (G + 1)/G of the vector (`multicast`)."""
+
+    reach: int
+    bandwidth: float
+    alpha: float
+    double_tree: bool = True
+    direct: bool = False
+    multicast: bool = False
+
+
+@dataclass(frozen=True)
 class Case:
     """A model, a machine, a layout, a workload. Bytes, seconds, FLOP."""
 
@@ -42,7 +55,10 @@ class Case:
     core_peak: float = 989.5e12
     capacity: float = 80e9
     bandwidth: float = 3.35e12
-    tiers: tuple[tuple[int, float, float], ...] = ((8, 450e9, 0.6e-6), (2048, 50e9, 2.8e-6))
+    tiers: tuple[Link, ...] = (
+        Link(8, 450e9, 0.6e-6, direct=True, multicast=True),
+        Link(2048, 50e9, 2.8e-6),
+    )
     tp: int = 1
     pp: int = 1
     ep: int = 1
@@ -77,28 +93,61 @@ def stages(case: Case) -> list[tuple[Layer, ...]]:
     return result
 
 
+def levels(case: Case, ranks: int, stride: int) -> list[tuple[Link, int, int]]:
+    """Tiers that a group crosses, innermost first: (tier, ranks that it joins there, ranks below it)."""
+    found, below = [], 1
+    for link in case.tiers:
+        inside = min(ranks, max(1, link.reach // stride))
+        if inside > below:
+            found.append((link, inside // below, below))
+        below = max(below, inside)
+    return found
+
+
+def gather_here(link: Link, size: float, ranks: int) -> float:
+    """All-gather or reduce-scatter inside one tier: a ring, all at once, or by multicast. Seconds."""
+    moved = (ranks - 1) / ranks * size / link.bandwidth
+    starts = [(ranks - 1) * link.alpha]
+    if link.direct:
+        starts.append(link.alpha)
+    if link.multicast:
+        starts.append(2 * link.alpha)
+    return min(starts) + moved
+
+
 def all_gather(case: Case, size: float, ranks: int, stride: int) -> float:
-    """Ring over tiers: outer first with size/inner, then inner with the whole. Seconds."""
-    time, gathered = 0.0, 1
-    for reach, bandwidth, alpha in case.tiers:
-        inside = min(ranks, max(1, reach // stride))
-        here = inside // gathered
-        part = size / gathered
-        time += (here - 1) * alpha + (here - 1) / here * part / bandwidth
-        gathered = inside
-    return time
+    """Outer tiers first with size/inner, then inner ones with the whole. Seconds."""
+    return sum(gather_here(link, size / below, here) for link, here, below in levels(case, ranks, stride))
 
 
 def all_reduce(case: Case, size: float, ranks: int, stride: int) -> float:
-    return 2 * all_gather(case, size, ranks, stride)
+    """Reduce-scatter inside, an all-reduce of the part at the outermost tier, all-gather inside. Seconds."""
+    crossed = levels(case, ranks, stride)
+    if not crossed:
+        return 0.0
+    time = sum(2 * gather_here(link, size / below, here) for link, here, below in crossed[:-1])
+    link, here, below = crossed[-1]
+    sent = size / below / link.bandwidth
+    rounds = math.ceil(math.log2(here))
+    ways = [2 * gather_here(link, size / below, here)]  # ring, or two-shot where everyone reaches everyone
+    if link.double_tree:
+        ways.append(2 * rounds * link.alpha + 2 * sent)
+    if link.direct:
+        ways.append(link.alpha + (here - 1) * sent)
+    if link.multicast:
+        ways.append(2 * link.alpha + (here + 1) / here * sent)
+    return time + min(ways)
 
 
 def exchange(case: Case, size: float, ranks: int) -> float:
-    """Pairwise all-to-all over neighbouring ranks: every destination at the tier that it crosses. Seconds."""
-    time = 0.0
-    for destination in range(1, ranks):
-        _, bandwidth, alpha = next(tier for tier in case.tiers if tier[0] > destination)
-        time += alpha + size / ranks / bandwidth
+    """All-to-all over neighbouring ranks: every destination at the tier that it crosses; where everyone reaches
+    everyone, the messages of a tier start at once. Seconds."""
+    time, reached = 0.0, 1
+    for link in case.tiers:
+        beyond = max(0, min(ranks, link.reach) - reached)
+        starts = min(beyond, 1) if link.direct else beyond
+        time += starts * link.alpha + beyond * size / ranks / link.bandwidth
+        reached += beyond
     return time
 
 
@@ -108,8 +157,8 @@ def hop_times(case: Case, rows: float) -> float:
     size = rows * case.hidden * 2.0
     for boundary in range(1, case.pp):
         last, first = boundary * case.ranks - 1, boundary * case.ranks
-        crossed = next(t for t in case.tiers if last // t[0] == first // t[0])
-        total += crossed[2] + size / case.tp / crossed[1] + all_gather(case, size, case.tp, 1)
+        crossed = next(link for link in case.tiers if last // link.reach == first // link.reach)
+        total += crossed.alpha + size / case.tp / crossed.bandwidth + all_gather(case, size, case.tp, 1)
     return total
 
 
@@ -272,33 +321,54 @@ def layer_weight_bytes(case: Case, layer: Layer) -> float:
     return float(wide) * case.weight_bytes + layer.experts * d * 2.0 + 2 * d * 2.0
 
 
-def memory(case: Case) -> dict[str, float]:
-    """Weights and KV cache of the fullest device, and the largest batch that fits."""
-    context = case.isl + case.osl
-    owned = math.ceil(case.batch / case.dpa)
+def stage_weights(case: Case, index: int, stage: tuple[Layer, ...]) -> float:
+    """Weights of a stage on one device, with embedding and LM head at the ends. Bytes."""
     table = case.vocabulary * case.hidden / case.tp * 2.0
+    weights = sum(layer_weight_bytes(case, layer) for layer in stage)
+    if index == 0:
+        weights += table + case.hidden * 2.0  # the final norm is counted with the embedding
+    if index == case.pp - 1 and not (case.tied and case.pp == 1):
+        weights += table
+    return weights
+
+
+def stage_cache(case: Case, stage: tuple[Layer, ...], context: int) -> float:
+    """KV cache of one sequence of a stage on one device. Bytes."""
+    cache = 0.0
+    for layer in stage:
+        blocks = math.ceil(min(context, layer.window) / case.block)
+        heads = max(Fraction(layer.kv_heads, case.tp), Fraction(1))
+        cache += float(blocks * case.block * heads * 2 * layer.head_size) * case.kv_bytes / case.cp
+    return cache
+
+
+def memory(case: Case) -> dict[str, float]:
+    """What the fullest device holds, what of it does not fit, the largest batch, the longest context (a whole number of
+    blocks, found by halving) and the KV cache's pressure."""
+    owned = math.ceil(case.batch / case.dpa)
     live = activations(case)
-    found, fits = [], []
-    for index, stage in enumerate(stages(case)):
-        weights = sum(layer_weight_bytes(case, layer) for layer in stage)
-        if index == 0:
-            weights += table + case.hidden * 2.0  # the final norm is counted with the embedding
-        if index == case.pp - 1 and not (case.tied and case.pp == 1):
-            weights += table
-        cache = 0.0
-        for layer in stage:
-            blocks = math.ceil(min(context, layer.window) / case.block)
-            heads = max(Fraction(layer.kv_heads, case.tp), Fraction(1))
-            cache += float(blocks * case.block * heads * 2 * layer.head_size) * case.kv_bytes / case.cp
-        found.append((weights + owned * cache, weights, owned * cache))
-        fits.append((case.utilisation * case.capacity - case.reserve - live - weights) / cache)
-    total, weights, cache = max(found)
+    room = max(0.0, case.utilisation * case.capacity - case.reserve - live)
+    held = [(stage_weights(case, index, stage), stage) for index, stage in enumerate(stages(case))]
+    needs = [(w, stage_cache(case, stage, case.isl + case.osl)) for w, stage in held]
+    total, weights, cache = max((w + owned * kv, w, owned * kv) for w, kv in needs)
+
+    def fits(blocks: int) -> bool:
+        return all(w + owned * stage_cache(case, stage, blocks * case.block) <= room for w, stage in held)
+
+    low, high = 0, 2**32
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    endless = fits(2**32)
     return {
         "weights": weights,
         "kv_cache": cache,
         "activations": live,
         "total": total + live + case.reserve,
-        "max_batch": case.dpa * max(0, math.floor(min(fits))),
+        "overflow": max(0.0, total + live + case.reserve - case.utilisation * case.capacity),
+        "max_batch": case.dpa * max(0, math.floor(min((room - w) / kv for w, kv in needs))),
+        "max_context": math.inf if endless else low * case.block,
+        "kv_pressure": max(owned * kv / (room - w) if room > w else math.inf for w, kv in needs),
     }
 
 

@@ -61,7 +61,7 @@ def experts(count: int = 16, chosen: int = 2, width: int = 512, shared: int = 0)
     return dict(kind="gated", experts=count, experts_per_token=chosen, expert_width=width, shared_width=shared)
 
 
-def group(count: int, attention: dict, feed_forward: dict, **place: int) -> dict:
+def group(count: int, attention: dict, feed_forward: dict, **place: Any) -> dict:
     """A group of layers of a document."""
     return dict(count=count, attention=attention, feed_forward=feed_forward) | place
 
@@ -89,21 +89,25 @@ def model(*groups: dict, **more: Any) -> Model:
 def system(name: str = "h100-sxm-8", **device: float) -> System:
     """A shipped system, with `bandwidth`, `capacity` or `compute` multiplied by factors."""
     built = build_system(find("system", name).document)
-    memory = built.device.memory
-    scaled = eqx.tree_at(
-        lambda s: (s.device.memory.bandwidth, s.device.memory.capacity, s.device.peak),
-        built,
-        (
-            memory.bandwidth * device.get("bandwidth", 1.0),
-            memory.capacity * device.get("capacity", 1.0),
-            tuple(peak * device.get("compute", 1.0) for peak in built.device.peak),
-        ),
+    memories = tuple(
+        eqx.tree_at(
+            lambda t: (t.bandwidth, t.capacity),
+            tier,
+            (tier.bandwidth * device.get("bandwidth", 1.0), tier.capacity * device.get("capacity", 1.0)),
+        )
+        for tier in built.device.memory.tiers
     )
+    scaled = eqx.tree_at(
+        lambda s: (s.device.memory.tiers, s.device.peak),
+        built,
+        (memories, tuple(peak * device.get("compute", 1.0) for peak in built.device.peak)),
+    )
+    slower = device.get("alpha", 1.0)
     fabric = tuple(
         eqx.tree_at(
-            lambda t: (t.alpha, t.bandwidth),
+            lambda t: (t.alpha, t.switch_alpha, t.bandwidth),
             tier,
-            (tier.alpha * device.get("alpha", 1.0), tier.bandwidth * device.get("link", 1.0)),
+            (tier.alpha * slower, tier.switch_alpha * slower, tier.bandwidth * device.get("link", 1.0)),
         )
         for tier in scaled.fabric
     )

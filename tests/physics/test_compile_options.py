@@ -10,7 +10,14 @@ import pytest
 from jaxperf.compiling import quick_options
 from jaxperf.load import deployment, evaluate, load_model, load_system, workload
 
-TIMES = ("operator_time", "attention_time", "host_step_time", "host_sequence_time", "host_token_time")
+TIMES = (
+    "operator_time",
+    "attention_time",
+    "collective_time",
+    "host_step_time",
+    "host_sequence_time",
+    "host_token_time",
+)
 
 
 @pytest.mark.parametrize("options", [None, quick_options(), {"xla_disable_hlo_passes": "fusion"}], ids=str)
@@ -20,13 +27,18 @@ def test_latency_grows_in_proportion_to_all_times(options, rtol):
 
     def logs(scale):
         device = system.device
+        memories = tuple(
+            eqx.tree_at(lambda t: t.bandwidth, tier, tier.bandwidth / scale) for tier in device.memory.tiers
+        )
         slower = eqx.tree_at(
-            lambda d: (d.memory.bandwidth, d.peak),
-            device,
-            (device.memory.bandwidth / scale, tuple(peak / scale for peak in device.peak)),
+            lambda d: (d.memory.tiers, d.peak), device, (memories, tuple(peak / scale for peak in device.peak))
         )
         fabric = tuple(
-            eqx.tree_at(lambda t: (t.bandwidth, t.alpha), tier, (tier.bandwidth / scale, tier.alpha * scale))
+            eqx.tree_at(
+                lambda t: (t.bandwidth, t.alpha, t.switch_alpha),
+                tier,
+                (tier.bandwidth / scale, tier.alpha * scale, tier.switch_alpha * scale),
+            )
             for tier in system.fabric
         )
         scaled = eqx.tree_at(lambda s: (s.device, s.fabric), system, (slower, fabric))

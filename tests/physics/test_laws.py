@@ -263,6 +263,7 @@ CORNERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("relaxed", [False, True])
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from jaxperf.phases.end_to_end import REASONS
 from jaxperf.spec.deployment import Engine
 from jaxperf.spec.model import Model
 from jaxperf.stages.routing import normal_score, slowest_rank_experts, slowest_rank_tokens
@@ -149,6 +150,13 @@ def test_evaluate_is_the_plain_model(seed: int, rtol: float):
         assert float(getattr(metrics.memory, name)) == pytest.approx(expected[name], rel=rtol), name
     one_more = case.dpa if rtol > 1e-4 else 0
     assert float(metrics.max_batch) == pytest.approx(expected["max_batch"], rel=rtol, abs=one_more)
+    block = case.block if rtol > 1e-4 else 0
+    assert float(metrics.memory.max_context) == pytest.approx(expected["max_context"], rel=rtol, abs=block)
+    if math.isfinite(expected["kv_pressure"]):
+        assert float(metrics.memory.kv_pressure) == pytest.approx(expected["kv_pressure"], rel=100 * rtol)
+    assert (float(metrics.memory.kv_pressure) > 1) == (expected["kv_pressure"] > 1)
+    assert float(metrics.memory.overflow) == pytest.approx(expected["overflow"], rel=rtol, abs=rtol * expected["total"])
+    assert (REASONS[int(metrics.reason)] == "out of memory") == (expected["overflow"] > 0)
     slack = _slack(case, rtol)
     assert float(metrics.tpot) == pytest.approx(plain.decode_step(case), rel=slack)
     assert float(metrics.ttft) == pytest.approx(plain.prefill(case), rel=slack)

@@ -1,0 +1,1 @@
+"""Tests of the phases beyond plain decode and prefill."""
