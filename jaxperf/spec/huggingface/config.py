@@ -1,0 +1,145 @@
+"""A Hugging Face config.json as the importer reads it: values by any of their names, checked, and what was assumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+
+MOST_LAYERS = 10_000
+"""More layers than any model has: a larger number is a mistake in the file."""
+
+LARGEST = 10**9
+
+
+@dataclass(frozen=True)
+class Config:
+    """The text model's part of a config.json: the file's name, its keys (those of `text_config` before those around
+    it), the family, and a list that collects what the importer assumed."""
+
+    file: str
+    values: dict
+    family: str
+    assumptions: list[str] = field(default_factory=list)
+
+
+def read_object(path: str | Path) -> dict:
+    """The object in a JSON file; Hugging Face writes `Infinity` and `NaN`, so these are read, too.
+
+    **Raises** `InputError` for no file, a folder, truncated JSON, a repeated key or anything but an object.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise InputError(f"{path}: the key '{key}' stands twice in one object")
+            seen[key] = value
+        return seen
+
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, not a file; give its config.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not valid JSON: {error or 'nested too deeply'}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: no longer than a word or two."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def present(config: Config, *names: str) -> str | None:
+    """The first of these keys that the config has with a value."""
+    return next((name for name in names if config.values.get(name) is not None), None)
+
+
+def whole(config: Config, names: str | Sequence[str], default: int | None = None, low: int = 0) -> int:
+    """A whole number under the first of its names that the config has.
+
+    **Raises** `InputError` for another type, a number below `low`, and where it is missing without a default.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    key = present(config, *names)
+    if key is None:
+        if default is None:
+            also = f" (nor {', '.join(names[1:])})" if names[1:] else ""
+            raise InputError(f"{config.file}: the key '{names[0]}' is missing{also}; the model cannot be described")
+        return default
+    return checked(config, key, config.values[key], low)
+
+
+def checked(config: Config, key: str, value: Any, low: int) -> int:
+    """The value as a whole number from `low`. **Raises** `InputError` that names file, key, value and range."""
+    expected = f"expected a whole number from {low} to {LARGEST:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{config.file}: {key}: {shown(value)} is no number; {expected}")
+    if not low <= value <= LARGEST or value != int(value):  # neither holds for NaN
+        raise InputError(f"{config.file}: {key}: {shown(value)} is out of range; {expected}")
+    return int(value)
+
+
+def flag(config: Config, name: str, default: bool = False) -> bool:
+    """A truth value. **Raises** `InputError` for anything else."""
+    value = config.values.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InputError(f"{config.file}: {name}: {shown(value)} is neither true nor false")
+    return value
+
+
+def listing(config: Config, name: str, length: int | None = None) -> list | None:
+    """A list of at least `length` entries, or None where the config has none. **Raises** `InputError` else."""
+    value = config.values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise InputError(f"{config.file}: {name}: expected a list, got {type(value).__name__}")
+    if length is not None and len(value) < length:
+        raise InputError(f"{config.file}: {name}: {len(value)} entries for {length} layers")
+    return value
+
+
+def layer_count(config: Config) -> int:
+    """Number of layers. **Raises** `InputError` where it is missing or cannot be."""
+    count = whole(config, "num_hidden_layers", low=1)
+    if count > MOST_LAYERS:
+        raise InputError(f"{config.file}: num_hidden_layers: {count} is out of range; expected 1 to {MOST_LAYERS}")
+    return count
+
+
+def window_tokens(config: Config, key: str) -> int | None:
+    """The sliding window or chunk under a key [tokens], None where there is none.
+
+    **Raises** `InputError` for 0 and negative values, which engines read in more than one way.
+    """
+    value = config.values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 1:
+        raise InputError(f"{config.file}: {key}: {shown(value)} is no window; expected tokens from 1, or null for none")
+    return checked(config, key, value, 1)
+
+
+def assume(config: Config, text: str) -> None:
+    """Note an assumption once."""
+    if text not in config.assumptions:
+        config.assumptions.append(text)
