@@ -55,9 +55,9 @@ def rows() -> list[Row]:
 def main() -> int:
     """Print the table; 0 when all totals agree, else 1."""
     table = rows()
-    print(f"{'model':24}{'counted':>20}{'active':>18}{'published':>20}{'difference':>16}{'%':>9}  verdict")
+    print(f"{'model':32}{'counted':>20}{'active':>18}{'published':>20}{'difference':>16}{'%':>9}  verdict")
     for row in table:
-        line = f"{row.name:24}{row.counted:>20,}{row.active:>18,}"
+        line = f"{row.name:32}{row.counted:>20,}{row.active:>18,}"
         if row.published is None:
             line += f"{'-':>20}{'-':>16}{'-':>9}"
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxperf.spec.documents import KINDS, unsourced
+from jaxperf.spec.documents import KINDS, group_places, unsourced
 from jaxperf.spec.library import aliases, find, names, read_json, specs_folder, validate
 from jaxperf.spec.model import build_model
 from jaxperf.stages.memory import parameters
@@ -49,6 +49,9 @@ ACTIVE_BILLIONS = {
     "qwen3-235b-a22b": 22.2,  # model card: 22B
     "qwen3-30b-a3b": 3.35,  # model card: 3.3B
     "deepseek-v3": 37.5,  # arXiv:2412.19437: 37B
+    "nemotron-3-super-120b-a12b": 12.7,  # NVIDIA Nemotron 3 Super technical report: 12.7B
+    "nemotron-3-nano-30b-a3b": 3.6,  # NVIDIA Nemotron 3 Nano technical report: 3.6B with embeddings
+    "gemma-4-26b-a4b": 3.8,  # model card: 3.8B
 }
 
 SPELLINGS = {
@@ -92,6 +95,14 @@ SPELLINGS = {
     "GPT-175B": "gpt-3-175b",
     "GPT-1.8T-MoE": "gpt-1.8t-moe",
     "gpt2 (124M)": "gpt2",
+    "deepseek-ai/DeepSeek-V3.2": "deepseek-v3.2",
+    "deepseek-ai/DeepSeek-V4-Flash": "deepseek-v4-flash",
+    "sgl-project/DeepSeek-V4-Pro-FP8": "deepseek-v4-pro",
+    "moonshotai/Kimi-K3": "kimi-k3",
+    "MiniMaxAI/MiniMax-M3": "minimax-m3",
+    "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8": "nemotron-3-super-120b-a12b",
+    "google/gemma-4-26B-A4B": "gemma-4-26b-a4b",
+    "zai-org/GLM-5.2": "glm-5.2",
 }
 
 
@@ -136,20 +147,18 @@ def test_file_is_formatted_as_saved(path: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_tile_all_layers_once(name: str):
     groups = _document(name)["layer_groups"]
-    layers = [g["first"] + n // g["run"] * g["period"] + n % g["run"] for g in groups for n in range(g["count"])]
+    layers = [place for group in groups for place in group_places(group)]
     assert sorted(layers) == list(range(sum(g["count"] for g in groups)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_model_says_whether_it_is_exact_today(name: str):
     document = _document(name)
-    special = any(
-        group["attention"]["kind"] != "grouped-query"
-        or group["attention"]["window_tokens"] is not None
-        or group["attention"]["index_top_k"]
-        for group in document["layer_groups"]
+    # What is priced operator by operator; recurrent and compressed layers are not yet.
+    rough = any(
+        group["attention"]["kind"] in ("linear", "state-space", "compressed") for group in document["layer_groups"]
     )
-    assert not (special and document["exact_today"])
+    assert not (rough and document["exact_today"])
     assert bool(document["approximation"]) != document["exact_today"]
 
 
