@@ -1,0 +1,1 @@
+"""Other tools' specs and published equations, for their users to migrate and compare."""
