@@ -1,10 +1,12 @@
 """Reductions of a scan on the device, behind one small protocol: nothing of the size of the space ever leaves a block.
 
-A reduction has `init()`, a state of arrays; `update(state, block)`, pure and traced; and `finish(state)` on the host.
-A `Block` holds the values of one block of configurations; an index into it plus the block's number names one."""
+A reduction has `init`, a state of arrays; `update`, pure and traced; `extract`, the state's small part on the host; and
+`merge` of parts, which neither their order nor how the space was cut changes. What it finds is named by the number of
+its row and its number within the row (see `jaxperf.scan.plan.places`). Of equals, the lowest number wins."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -13,150 +15,180 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..phases.end_to_end import REASONS
+from .parse import MAXIMISED
+
+Part = dict[str, np.ndarray]
+"""What a reduction knows of a part of the space: small named arrays, on the host."""
+
+
+class Place(eqx.Module):
+    """Where a block lies, int32: its first row, chunk and batch, and how many batches a row's chunk has in all."""
+
+    row: Any
+    chunk: Any
+    batch: Any
+    batches: Any
 
 
 class Block(eqx.Module):
-    """Flat arrays over one block: the two objectives as numbers to maximise (above 0, 0 where infeasible) and the int8
-    reason code, −1 for padding; `number` is the block's."""
+    """Flat arrays over one block. `scores` by metric: the metric, negative where less is better, −∞ where infeasible,
+    unknown or padding; so the highest is always best. `reason` is the int8 code, −1 for padding. `axes` [points, axis]
+    are indices of values, where a reduction asks for them. `shape` is points, chunks, batches."""
 
-    first: Any
-    second: Any
+    scores: dict[str, Any]
     reason: Any
-    number: Any
+    place: Place
+    axes: Any
+    shape: tuple[int, int, int] = eqx.field(static=True)
+
+    def locate(self, index: Any) -> tuple[Any, Any]:
+        """Row number and number within the row of flat indices."""
+        _, chunks, batches = self.shape
+        point, inner = index // (chunks * batches), index % (chunks * batches)
+        chunk, batch = inner // batches, inner % batches
+        inner = (self.place.chunk + chunk) * self.place.batches + self.place.batch + batch
+        return self.place.row + point, inner
 
 
 class Reduction(Protocol):
-    """What every reduction offers."""
+    """What every reduction offers. Instances are hashable: a program is compiled for a tuple of them."""
 
-    def init(self) -> Any:
-        """The state before any block."""
+    @property
+    def name(self) -> str:
+        """What it is called; one of a scan's reductions each."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics whose scores it reads."""
+        ...
+
+    def init(self, hint: Any = None) -> Any:
+        """The state before any block; a `hint` is what another state of the group already rules out."""
         ...
 
     def update(self, state: Any, block: Block) -> Any:
         """The state after one more block."""
         ...
 
-    def finish(self, state: Any) -> Any:
-        """The result, on the host."""
+    def crowding(self, state: Any) -> Any:
+        """int32: 0 while there is room, 1 where the state should be extracted soon, 2 where something was lost."""
+        ...
+
+    def hint(self, state: Any, old: Any) -> Any:
+        """What a state and an `old` hint rule out together, on the host; None where nothing."""
+        ...
+
+    def extract(self, state: Any) -> Part:
+        """The part of the space that the state has seen."""
+        ...
+
+    def merge(self, parts: list[Part]) -> Part:
+        """Several parts as one."""
         ...
 
 
-class Counts(eqx.Module):
+def sign(metric: str) -> int:
+    """+1 where more of a metric is better, −1 where less is."""
+    return 1 if metric in MAXIMISED else -1
+
+
+def ids(row: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Row and inner number as one int64 that orders alike."""
+    return (row.astype(np.int64) << 32) | inner.astype(np.int64)
+
+
+class Plain:
+    """What reductions without pruning and without a limit share."""
+
+    def crowding(self, state: Any) -> Any:
+        return jnp.zeros((), jnp.int32)
+
+    def hint(self, state: Any, old: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class Counts(Plain):
     """How many configurations have each reason code."""
 
-    def init(self) -> Any:
-        """Low and high 20 bits, so that counts pass 2^31 without 64-bit integers."""
-        return jnp.zeros((2, len(REASONS)), jnp.int32)
+    name: str = "counts"
+    metrics: tuple[str, ...] = ()
+
+    def init(self, hint: Any = None) -> Any:
+        return np.zeros(len(REASONS), np.int32)
 
     def update(self, state: Any, block: Block) -> Any:
-        """Adds a block (of fewer than 2^20 configurations a reason and carry)."""
-        counts = jnp.stack([jnp.sum(block.reason == code, dtype=jnp.int32) for code in range(len(REASONS))])
-        low = state[0] + counts
-        return jnp.stack([low & 0xFFFFF, state[1] + (low >> 20)])
+        counts = [jnp.sum(block.reason == code, dtype=jnp.int32) for code in range(len(REASONS))]
+        return state + jnp.stack(counts)
 
-    def finish(self, state: Any) -> dict[str, int]:
-        """Counts by reason, zero counts left out."""
-        low, high = np.asarray(state, dtype=np.int64)
-        return {reason: int(n) for reason, n in zip(REASONS, (high << 20) + low, strict=True) if n}
+    def extract(self, state: Any) -> Part:
+        return {"count": np.asarray(state, np.int64)}
 
-
-_BINS = 4096  # of the ladder: 64 to an octave, 64 octaves
-_LOWEST = (127 - 24) << 6  # the bin of 2^-24
+    def merge(self, parts: list[Part]) -> Part:
+        return {"count": sum((part["count"] for part in parts), np.zeros(len(REASONS), np.int64))}
 
 
-def _bin(value: Any) -> Any:
-    """Logarithmic bin of a positive float32: its exponent and the top six bits of its mantissa. Monotone."""
-    bits = jax.lax.bitcast_convert_type(value.astype(jnp.float32), jnp.int32)
-    return jnp.clip((bits >> 17) - _LOWEST, 0, _BINS - 1)
+@dataclass(frozen=True)
+class Best(Plain):
+    """The best configuration in each of a few metrics; of equals, the best in the other metrics, in their order.
+    Configurations of which one of the metrics is unknown do not take part."""
 
+    metrics: tuple[str, ...]
+    name: str = "best"
 
-_RUN = 32  # neighbours that are ruled out together
+    def _ranked(self, first: int) -> list[int]:
+        return [first, *(index for index in range(len(self.metrics)) if index != first)]
 
-
-class Pareto(eqx.Module):
-    """The exact frontier of both objectives: no other configuration is at least as good in both. Of equals, the
-    earliest. `capacity` points are kept; where there are more, `finish` raises rather than losing any. `runs` runs of
-    neighbours are merged at a time."""
-
-    capacity: int = eqx.field(static=True, default=4096)
-    runs: int = eqx.field(static=True, default=32)
-
-    def init(self) -> Any:
-        """Frontier sorted by falling first objective: (first, second, block, index, ladder, overflow)."""
-        empty = jnp.zeros(self.capacity)
-        none = jnp.full(self.capacity, -1, jnp.int32)
-        return empty, empty, none, none, jnp.zeros(_BINS), jnp.asarray(False)
+    def init(self, hint: Any = None) -> Any:
+        """Scores [best of, metric], row and inner number [best of]."""
+        count, real = len(self.metrics), np.dtype(jnp.result_type(float))
+        return np.full((count, count), -np.inf, real), np.full(count, -1, np.int32), np.full(count, -1, np.int32)
 
     def update(self, state: Any, block: Block) -> Any:
-        """A run of neighbours is no better than the corner of its two maxima. A ladder of the best second objective
-        above each bin of the first rules out almost every corner; what is left is merged a few runs at a time, and each
-        merge raises the ladder for the next."""
-        length = -(-block.first.size // _RUN) * _RUN
-        padding = (0, length - block.first.size)
-        first = jnp.pad(block.first, padding).reshape(-1, _RUN)
-        second = jnp.pad(block.second, padding).reshape(-1, _RUN)
-        corner, height = _bin(jnp.max(first, axis=1)), jnp.max(second, axis=1)
+        """The block's highest score first; its configuration only where that is no worse than what is known."""
+        columns = [block.scores[name] for name in self.metrics]
+        known = jnp.stack([column > -jnp.inf for column in columns]).all(axis=0)
+        scores, rows, inners = list(state[0]), list(state[1]), list(state[2])
+        for index in range(len(self.metrics)):
+            top = jnp.max(jnp.where(known, columns[index], -jnp.inf))
+            kept = (scores[index], rows[index], inners[index])
 
-        def left(ladder: Any, done: Any) -> Any:
-            return (height > ladder[corner]) & ~done
+            def replaced(kept: Any, index: int = index) -> Any:
+                return self._better(kept, self._pick(block, columns, known, index), index)
 
-        def step(carry: Any) -> Any:
-            current, waiting, done = carry
-            chosen = jnp.nonzero(waiting, size=self.runs, fill_value=first.shape[0])[0].astype(jnp.int32)
-            done = done.at[chosen].set(True, mode="drop")
-            at = jnp.minimum(chosen, first.shape[0] - 1)
-            real = (chosen < first.shape[0])[:, None]
-            ahead, high = (jnp.where(real, part[at], 0.0).ravel() for part in (first, second))
-            index = (at[:, None] * _RUN + jnp.arange(_RUN, dtype=jnp.int32)[None, :]).ravel()
-            current = self._merge(current, ahead, high, block.number, index)
-            return current, left(current[4], done), done
+            better = (top >= kept[0][index]) & (top > -jnp.inf)
+            scores[index], rows[index], inners[index] = jax.lax.cond(better, replaced, lambda kept: kept, kept)
+        return jnp.stack(scores), jnp.stack(rows), jnp.stack(inners)
 
-        done = jnp.zeros(first.shape[0], bool)
-        merged, _, _ = jax.lax.while_loop(lambda c: jnp.any(c[1]), step, (state, left(state[4], done), done))
-        return merged
+    def _pick(self, block: Block, columns: list[Any], mask: Any, first: int) -> Any:
+        for index in self._ranked(first):
+            column = jnp.where(mask, columns[index], -jnp.inf)
+            mask = mask & (column == jnp.max(column))
+        at = jnp.argmax(mask).astype(jnp.int32)
+        return jnp.stack([column[at] for column in columns]), *block.locate(at)
 
-    def _merge(self, state: Any, first: Any, second: Any, block: Any, index: Any) -> Any:
-        """The frontier of the kept points and of others: these are sorted by themselves and woven in."""
-        order = jnp.lexsort((index, -second, -first))
-        first, second, index = first[order], second[order], index[order]
-        kept_first, kept_second, kept_block, kept_index, _, overflow = state
-        # The place of a newcomer among the kept, which fall in the first: after an equal that is at least as good.
-        place = jnp.searchsorted(-kept_first, -first, side="left").astype(jnp.int32)
-        near = jnp.minimum(place, self.capacity - 1)
-        place = place + ((kept_first[near] == first) & (kept_second[near] >= second)).astype(jnp.int32)
-        new_at = place + jnp.arange(place.size, dtype=jnp.int32)
-        old_at = jnp.arange(self.capacity, dtype=jnp.int32)
-        old_at = old_at + jnp.searchsorted(place, old_at, side="right").astype(jnp.int32)
+    def _better(self, kept: Any, new: Any, first: int) -> Any:
+        """Whichever comes first by scores, then by numbers."""
+        wins, equal = jnp.asarray(False), jnp.asarray(True)
+        for index in self._ranked(first):
+            wins = wins | (equal & (new[0][index] > kept[0][index]))
+            equal = equal & (new[0][index] == kept[0][index])
+        wins = wins | (equal & ((new[1] < kept[1]) | ((new[1] == kept[1]) & (new[2] < kept[2]))))
+        return jax.tree.map(lambda n, k: jnp.where(wins, n, k), new, kept)
 
-        def woven(old: Any, new: Any) -> Any:
-            joined = jnp.zeros(self.capacity + place.size, old.dtype)
-            return joined.at[old_at].set(old, unique_indices=True).at[new_at].set(new, unique_indices=True)
+    def extract(self, state: Any) -> Part:
+        scores, row, inner = (np.asarray(part) for part in state)
+        return {"score": scores[:, None], "row": row[:, None], "inner": inner[:, None]}
 
-        first, second = woven(kept_first, first), woven(kept_second, second)
-        number = woven(kept_block, jnp.full(place.size, block, jnp.int32))
-        index = woven(kept_index, index)
-        reached = jnp.concatenate([jnp.zeros(1), jax.lax.cummax(second)[:-1]])
-        keep = second > reached
-        target = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, self.capacity)
-
-        def packed(values: Any, fill: Any) -> Any:
-            return jnp.full(self.capacity, fill, values.dtype).at[target].set(values, mode="drop")
-
-        first, second = packed(first, 0), packed(second, 0)
-        tops = jnp.zeros(_BINS).at[_bin(first)].max(second)
-        ladder = jnp.concatenate([jax.lax.cummax(tops, reverse=True)[1:], jnp.zeros(1)])
-        return first, second, packed(number, -1), packed(index, -1), ladder, overflow | (jnp.sum(keep) > self.capacity)
-
-    def finish(self, state: Any) -> list[tuple[float, float, int, int]]:
-        """Points as (first, second, block, index), falling in the first.
-
-        **Raises** `OverflowError` where points were lost.
-        """
-        first, second, number, index, _, overflow = (np.asarray(part) for part in state)
-        if overflow:
-            raise OverflowError(f"the frontier has more than {self.capacity} points; raise Pareto(capacity=...)")
-        held = number >= 0
-        return [
-            (float(a), float(b), int(n), int(i))
-            for a, b, n, i in zip(first[held], second[held], number[held], index[held], strict=True)
-        ]
+    def merge(self, parts: list[Part]) -> Part:
+        """Scores [best of, 1, metric], row and inner number [best of, 1]; row −1 where there is none."""
+        joined = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+        chosen = []
+        for index in range(len(self.metrics)):
+            number = np.where(
+                joined["row"][index] < 0, np.iinfo(np.int64).max, ids(joined["row"][index], joined["inner"][index])
+            )
+            keys = [-joined["score"][index][:, other] for other in self._ranked(index)]
+            chosen.append(np.lexsort((number, *reversed(keys)))[0])
+        return {key: np.stack([value[i, [at]] for i, at in enumerate(chosen)]) for key, value in joined.items()}

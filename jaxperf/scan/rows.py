@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ..compiling import quick
 from ..phases.end_to_end import BOUNDS, evaluate
-from .engine import Group, Point, Prepared, Shape, configuration, group_inputs
+from .engine import Point, configuration
+from .enumeration import Points
+from .inputs import group_inputs, point_of
+from .plan import Group, Prepared
+from .reduce import sign
 from .space import DEGREES
 
 METRICS = {
@@ -29,10 +34,12 @@ METRICS = {
 }
 """Columns of a row and the fields of `Metrics` that they show."""
 
+COLUMN = {metric: column for column, metric in METRICS.items()} | {"devices": "devices"}
+"""The column that shows a metric."""
+
 _SLICE = 256
 
 
-@eqx.filter_jit
 def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> Any:
     def one(point: Point, batch: Any, chunk: Any) -> Any:
         system, deployment, workload = configuration(inputs, point, batch, chunk)
@@ -41,46 +48,53 @@ def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> 
     return jax.vmap(one)(points, batch, chunk)
 
 
-def configuration_rows(prepared: Prepared, group: Group, shape: Shape, places: list[tuple[int, int]]) -> list[dict]:
-    """Rows for places (block, index in the block) of a group, in order."""
-    if not places:
-        return []
-    model, inputs = group_inputs(prepared, group)
-    real = np.dtype(inputs.isl.dtype)
-    decoded = []
-    for number, index in places:
-        rows_of_block, chunks_of_block = group.part(number, shape)
-        point, inner = divmod(index, shape.chunks * len(group.batch))
-        chunk, batch = divmod(inner, len(group.batch))
-        decoded.append((rows_of_block[point], chunks_of_block[chunk], group.batch[batch]))
-    rows: list[dict] = []
-    for start in range(0, len(decoded), _SLICE):
-        part = decoded[start : start + _SLICE]
-        full = part + [part[-1]] * (_SLICE - len(part))
-        points = Point(
-            system=np.asarray([row[0] for row, _, _ in full], np.int32),
-            precision=np.asarray([row[1] for row, _, _ in full], np.int32),
-            degrees=np.asarray([row[2] for row, _, _ in full], real),
-            real=np.ones(_SLICE, bool),
-        )
-        batches = np.asarray([batch for _, _, batch in full], real)
-        sizes = np.asarray([chunk for _, chunk, _ in full], real)
-        metrics = jax.tree.map(np.asarray, _metrics(model, inputs, points, batches, sizes))
-        rows += [_row(prepared, group, row, chunk, batch, metrics, i) for i, (row, chunk, batch) in enumerate(part)]
-    return rows
+_evaluate = quick(_metrics)
+
+
+def configuration_rows(
+    prepared: Prepared, index: int, row: np.ndarray, inner: np.ndarray, scores: dict[str, np.ndarray]
+) -> list[dict]:
+    """Rows for configurations of a group, by row number and number within the row, in order.
+
+    **Arguments:** the group's `index`; `scores` of these configurations as the scan saw them, which are shown in place
+    of those computed again (the two may differ in the last bits).
+    """
+    group = prepared.groups[index]
+    model, inputs = group_inputs(prepared, index)
+    found: list[dict] = []
+    for start in range(0, len(row), _SLICE):
+        part = slice(start, start + _SLICE)
+        found += _slice(prepared, group, model, inputs, row[part], inner[part])
+    for metric, values in scores.items():
+        for shown, value in zip(found, values, strict=True):
+            shown[COLUMN[metric]] = type(shown[COLUMN[metric]] or 0.0)(sign(metric) * value)
+    return found
+
+
+def _slice(prepared: Prepared, group: Group, model: Any, inputs: Any, row: np.ndarray, inner: np.ndarray) -> list[dict]:
+    real, count = np.dtype(jnp.result_type(float)), len(row)
+    chunk, batch = np.divmod(inner, len(group.batch))
+    full = np.minimum(np.arange(_SLICE), count - 1)
+    points = group.rows.take(row[full])
+    batches = np.asarray(group.batch)[batch[full]].astype(real)
+    sizes = np.asarray(group.chunk)[chunk[full]].astype(real)
+    metrics = _evaluate(model, inputs, point_of(prepared, points, np.ones(_SLICE, bool)), batches, sizes)
+    metrics = jax.tree.map(np.asarray, metrics)
+    values = prepared.hardware.values(points.variant)
+    return [_row(prepared, group, points, i, int(sizes[i]), int(batches[i]), values[i], metrics) for i in range(count)]
 
 
 def _row(
     prepared: Prepared,
     group: Group,
-    row: tuple[int, int, tuple[int, ...]],
+    points: Points,
+    i: int,
     chunk: int,
     batch: int,
+    values: np.ndarray,
     metrics: Any,
-    i: int,
 ) -> dict:
-    point = prepared.points[row[0]]
-    weights, kv = prepared.precisions[group.model][row[1]]
+    weights, kv = prepared.precisions[group.model][points.precision[i]]
     own = prepared.models[group.model].document["precision"]
 
     def number(value: Any) -> float | None:
@@ -88,11 +102,11 @@ def _row(
 
     return {
         "model": group.model,
-        "system": point.name,
-        **dict(point.values),
+        "system": prepared.hardware.names[points.system[i]],
+        **dict(zip(prepared.hardware.paths, values.tolist(), strict=True)),
         "isl": group.isl,
         "osl": group.osl,
-        **dict(zip(DEGREES, row[2], strict=True)),
+        **{name: int(degree) for name, degree in zip(DEGREES, points.degrees[i], strict=True)},
         "devices": int(metrics.devices[i]),
         "batch": batch,
         "chunk": chunk,
