@@ -13,7 +13,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .scan import ScanResult
 
-_COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#cb912f", "#787774", "#2f4858")
+COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#cb912f", "#787774", "#2f4858")
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:
@@ -41,33 +41,39 @@ def _label(metric: str) -> str:
 
 def frontier_figure(result: ScanResult, path: str | os.PathLike) -> None:
     """The Pareto frontiers of a scan, a panel a workload and a line a model, as PNG (or what the suffix says)."""
+    draw_frontiers(result.document(), path)
+
+
+def draw_frontiers(document: dict[str, Any], path: str | os.PathLike) -> None:
+    """`frontier_figure` of a scan's JSON document: its `objectives`, `groups` and, where known, `configurations`."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    groups = [group for group in result.groups if group.frontier]
-    workloads = list(dict.fromkeys((group.isl, group.osl) for group in groups)) or [(0, 0)]
-    models = list(dict.fromkeys(group.model for group in groups))
-    up, across = (_column(name) for name in result.space.objectives)
+    groups = [group for group in document["groups"] if group["frontier"]]
+    workloads = list(dict.fromkeys((group["isl"], group["osl"]) for group in groups)) or [(0, 0)]
+    models = list(dict.fromkeys(group["model"] for group in groups))
+    objectives = document["objectives"]
+    up, across = (column(name) for name in objectives)
     columns = min(3, len(workloads))
     lines = math.ceil(len(workloads) / columns)
     size = (1.2 + 4.3 * columns, 1.6 + 3.4 * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, dpi=150, squeeze=False, layout="constrained")
     for panel, (isl, osl) in zip(axes.flat, workloads, strict=False):
         for group in groups:
-            if (group.isl, group.osl) == (isl, osl):
-                colour = _COLOURS[models.index(group.model) % len(_COLOURS)]
-                x, y = [row[across] for row in group.frontier], [row[up] for row in group.frontier]
-                panel.plot(x, y, color=colour, lw=1.6, marker=".", ms=3, label=group.model)
+            if (group["isl"], group["osl"]) == (isl, osl):
+                colour = COLOURS[models.index(group["model"]) % len(COLOURS)]
+                x, y = [row[across] for row in group["frontier"]], [row[up] for row in group["frontier"]]
+                panel.plot(x, y, color=colour, lw=1.6, marker=".", ms=3, label=group["model"])
         panel.set(xscale="log", yscale="log", title=f"{isl:,} tokens in, {osl:,} out")
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
-        panel.set_xlabel(_label(result.space.objectives[1]))
-        panel.set_ylabel(_label(result.space.objectives[0]))
+        panel.set_xlabel(_label(objectives[1]))
+        panel.set_ylabel(_label(objectives[0]))
         panel.grid(True, which="major", color="#e3e2e0", lw=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
@@ -78,12 +84,14 @@ def frontier_figure(result: ScanResult, path: str | os.PathLike) -> None:
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
         )
-    figure.suptitle(f"Pareto frontiers of {result.configurations:,} configurations", fontsize=11)
+    counted = f" of {document['configurations']:,} configurations" if "configurations" in document else ""
+    figure.suptitle(f"Pareto frontiers{counted}", fontsize=11)
     save_figure(figure, path)
     plt.close(figure)
 
 
-def _column(metric: str) -> str:
+def column(metric: str) -> str:
+    """The column of a scan's rows that holds a metric."""
     return {
         "ttft": "ttft_s",
         "tpot": "tpot_s",

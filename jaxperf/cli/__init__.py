@@ -24,6 +24,7 @@ VERBS = {
     "search": "find the best layout or hardware by gradients",
     "sensitivity": "what a metric gains from a percent more of everything",
     "balance": "split a hardware budget where one more unit gains the same on both sides",
+    "plot": "draw a result as PNG, SVG or PDF: the roofline of an estimate, the frontiers of a scan",
     "specs": "list, show and check the library of models and systems",
 }
 """Every verb with its one line of help."""
@@ -32,7 +33,11 @@ DONE, INFEASIBLE, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser without abbreviations that raises `InputError` and names the nearest option."""
+    """An argument parser without abbreviations that raises `InputError` and names the nearest option.
+
+    `quoted` are options whose value holds options itself, and so may begin with a dash."""
+
+    quoted: tuple[str, ...] = ()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
@@ -47,7 +52,13 @@ class Parser(argparse.ArgumentParser):
         self, args: Any = None, namespace: Any = None
     ) -> Any:
         """As in argparse, but an option that is not known is answered with the nearest that is."""
-        found, extra = self.parse_known_args(args, namespace)
+        words: list[str] = []
+        for word in args or ():
+            if words and words[-1] in self.quoted:
+                words[-1] = f"{words[-1]}={word}"
+            else:
+                words.append(word)
+        found, extra = self.parse_known_args(words, namespace)
         if extra:
             word = next((word for word in extra if word.startswith("-")), extra[0])
             if not word.startswith("-"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from ..constants import FORMATS, KV_FORMATS
+from ..constants import FORMATS, KV_FORMATS, MEMORY_KINDS
 from ..errors import InputError
+from ..spec.documents import OFFLOADED
 from ..spec.library import Spec, find, names
-from .layout import check_layout
+from .engine_options import engine_settings
+from .layout import check_layout, check_placement
 from .output import compile_cache, console, print_json
-from .values import MOST_DEVICES, one_of, parse_positive, parse_whole, positive, whole
+from .values import MOST_DEVICES, one_of, parse_positive, parse_whole, positive, prefix_tokens, whole
 
 if TYPE_CHECKING:
     from ..spec.deployment import Deployment
@@ -67,6 +69,17 @@ def add_configuration(parser: argparse.ArgumentParser, required: bool = True) ->
     layout.add_argument("--efficiency", metavar="NAME", help="ideal, default, or a calibration's name or PATH.json")
     layout.add_argument("--calibration", metavar="FILE", help="a calibration, or auto: the shipped one that fits best")
 
+    where = parser.add_argument_group("memory")
+    kinds = one_of(MEMORY_KINDS, "kind of memory")
+    where.add_argument("--weights-in", type=kinds, metavar="KIND", help="pin the weights: " + ", ".join(MEMORY_KINDS))
+    where.add_argument("--kv-in", type=kinds, metavar="KIND", help="pin the KV cache, likewise")
+    where.add_argument(
+        "--offload",
+        type=one_of((*OFFLOADED, "both"), "class of memory"),
+        metavar="CLASS",
+        help="what may spill to host memory or SSD: weights, kv-cache, both",
+    )
+
     load = parser.add_argument_group("workload")
     load.add_argument("--workload", metavar="NAME", help="lengths and targets of a named workload")
     load.add_argument("--batch", type=whole(), default=1, metavar="N", help="sequences in flight (default 1)")
@@ -91,6 +104,9 @@ class Configuration:
     layout: dict[str, int]
     weights: str | None
     kv: str | None
+    weights_in: str | None
+    kv_in: str | None
+    offload: tuple[str, ...]
     efficiency: str
     report: dict
     batch: int
@@ -100,6 +116,8 @@ class Configuration:
     osl: int
     slo_ttft: float | None
     slo_tpot: float | None
+    prefix_hit: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def devices(self) -> int:
@@ -111,7 +129,9 @@ class Configuration:
         """Format of every class of weights, of the KV cache and of the activations."""
         from ..spec.deployment import precision_document
 
-        return precision_document(self.model.document["precision"], self.weights, self.kv)
+        document = self.model.document
+        found = precision_document(document["precision"], self.weights, self.kv, document["layer_groups"])
+        return {name: form for name, form in found.items() if name != "mixes"}
 
 
 def read_configuration(arguments: argparse.Namespace) -> Configuration:
@@ -124,7 +144,10 @@ def read_configuration(arguments: argparse.Namespace) -> Configuration:
     lengths = {} if arguments.workload is None else find("workload", arguments.workload).document
     layout = {name: getattr(arguments, name) for name in DEGREES}
     check_layout(model, system, layout)
+    offload = {None: (), "both": OFFLOADED}.get(arguments.offload, (arguments.offload,))
+    check_placement(system, engine, {"--weights-in": arguments.weights_in, "--kv-in": arguments.kv_in}, offload)
     efficiency, report = choose_efficiency(arguments.efficiency, arguments.calibration, system, engine)
+    isl = arguments.isl or lengths.get("isl", DEFAULT_TOKENS)
 
     def target(milliseconds: float | None, default: float | None) -> float | None:
         chosen = default if milliseconds is None else milliseconds
@@ -137,15 +160,20 @@ def read_configuration(arguments: argparse.Namespace) -> Configuration:
         layout=layout,
         weights=arguments.weights,
         kv=arguments.kv,
+        weights_in=arguments.weights_in,
+        kv_in=arguments.kv_in,
+        offload=offload,
         efficiency=efficiency,
         report=report,
         batch=arguments.batch,
         prefill_batch=arguments.prefill_batch,
         chunk=arguments.chunk,
-        isl=arguments.isl or lengths.get("isl", DEFAULT_TOKENS),
+        isl=isl,
         osl=arguments.osl or lengths.get("osl", DEFAULT_TOKENS),
         slo_ttft=target(arguments.slo_ttft, lengths.get("slo_ttft_ms")),
         slo_tpot=target(arguments.slo_tpot, lengths.get("slo_tpot_ms")),
+        prefix_hit=prefix_tokens(getattr(arguments, "prefix_hit", None), isl),
+        settings=engine_settings(arguments),
     )
 
 
@@ -166,6 +194,10 @@ def build(configuration: Configuration) -> tuple[Model, System, Deployment, Work
             weights=configuration.weights,
             kv=configuration.kv,
             chunk=configuration.chunk,
+            weights_in=configuration.weights_in,
+            kv_in=configuration.kv_in,
+            offload=configuration.offload,
+            settings=configuration.settings,
             efficiency=configuration.efficiency,
             **configuration.layout,
         ),
@@ -176,6 +208,7 @@ def build(configuration: Configuration) -> tuple[Model, System, Deployment, Work
             configuration.prefill_batch,
             configuration.slo_ttft,
             configuration.slo_tpot,
+            configuration.prefix_hit,
         ),
     )
 

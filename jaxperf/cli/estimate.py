@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..constants import UTILISATION
+from .breakdown_rows import PARTS, device_facts, numbers, phase_rows
 from .common import Configuration, add_configuration, build, print_json, read_configuration
+from .engine_options import add_engine_options
+from .prefix import add_prefix, describe_prefix
+from .speculation import (
+    Drafting,
+    add_speculation,
+    describe_round,
+    draft_remarks,
+    price_round,
+    read_drafting,
+    too_long_for_draft,
+)
 
 if TYPE_CHECKING:
     from ..phases.breakdown import Columns
     from ..phases.end_to_end import Metrics
+    from . import Parser
 
 
 CLOSED_FORM = (
@@ -26,15 +37,19 @@ CLOSED_FORM = (
 )
 """What `--closed-form` prints of `jaxperf.closed_form.iteration`."""
 
-PARTS = ("compute", "memory", "network", "overhead")
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the options of the verb."""
+    parser.quoted = ("--compare",)
     add_configuration(parser)
+    add_engine_options(parser)
+    add_speculation(parser)
+    add_prefix(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--breakdown", action="store_true", help="time, work and bound of every operator")
     output.add_argument("--closed-form", action="store_true", help="the first-look closed forms in place of the model")
+    changes = "set beside it the same with other options, such as 'weights=int4 tp=4'; repeatable"
+    output.add_argument("--compare", action="append", metavar="OPTIONS", help=changes)
     output.add_argument("--json", action="store_true", help="one JSON object on stdout, breakdown included")
 
 
@@ -43,12 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     **Raises** `InputError` for a name, a layout or a number that is wrong.
     """
+    if arguments.compare:
+        from .estimate_compare import run_comparison
+
+        return run_comparison(arguments)
     configuration = read_configuration(arguments)
+    drafting = read_drafting(arguments, configuration)
     if arguments.closed_form:
         result = closed_form(configuration)
+    elif drafting is not None:
+        result = describe_drafting(configuration, drafting, arguments.json or arguments.breakdown)
     else:
-        metrics, phases = price(configuration, arguments.json or arguments.breakdown)
+        [(metrics, phases)] = price([configuration], arguments.json or arguments.breakdown)
         result = describe(configuration, metrics, phases)
+    if arguments.prefix_hit is not None and not arguments.closed_form:
+        result["prefix"] = numbers(describe_prefix(configuration))
     if arguments.json:
         print_json(result)
     else:
@@ -58,26 +82,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if result.get("feasible", True) else 1
 
 
-def price(configuration: Configuration, rows: bool) -> tuple[Metrics, dict[str, Columns] | None]:
-    """`Metrics` and, where `rows` are wanted, the breakdown, as numbers on the host.
+def price(configurations: list[Configuration], rows: bool) -> list[tuple[Metrics, dict[str, Columns] | None]]:
+    """`Metrics` and, where `rows` are wanted, the breakdown of each configuration, as numbers on the host.
 
     The two are compiled beside each other, in threads; a breakdown that nobody reads is not compiled.
     """
-    pytrees = build(configuration)
+    pytrees = [build(configuration) for configuration in configurations]
     import jax
 
-    from ..compiling import quick
     from ..phases.breakdown import breakdown_columns
     from ..phases.end_to_end import evaluate
+    from .stored import stored
 
-    def compute(function: Any) -> Any:
-        return jax.device_get(quick(function)(*pytrees))
+    def compute(function: Any) -> list[Any]:
+        program = stored(function, function.__name__)
+        return [jax.device_get(program(*arguments)) for arguments in pytrees]
 
     if not rows:
-        return compute(evaluate), None
+        return [(metrics, None) for metrics in compute(evaluate)]
     with ThreadPoolExecutor(2) as threads:
-        metrics, phases = threads.map(compute, (evaluate, breakdown_columns))
-    return metrics, phases
+        return list(zip(*threads.map(compute, (evaluate, breakdown_columns)), strict=True))
 
 
 def describe(configuration: Configuration, metrics: Metrics, phases: dict[str, Columns] | None) -> dict:
@@ -99,6 +123,7 @@ def describe(configuration: Configuration, metrics: Metrics, phases: dict[str, C
             "efficiency": configuration.efficiency,
             "calibration_report": configuration.report,
         },
+        "device": device_facts(configuration.system),
         "workload": {
             "isl": configuration.isl,
             "osl": configuration.osl,
@@ -131,18 +156,40 @@ def describe(configuration: Configuration, metrics: Metrics, phases: dict[str, C
             "reserve_bytes": memory.reserve,
             "total_bytes": memory.total,
             "capacity_bytes": memory.capacity,
-            "usable_bytes": utilisation(configuration) * memory.capacity,
+            "usable_bytes": memory.usable,
+            "kv_pressure": memory.kv_pressure,
+            "max_context_tokens": memory.max_context,
+            "tiers": [
+                {"name": name, "weights_bytes": weights, "kv_cache_bytes": kv_cache}
+                for name, weights, kv_cache in zip(
+                    configuration.system.document["device"]["memory"],
+                    m.residency.weights,
+                    m.residency.kv_cache,
+                    strict=False,
+                )
+            ],
         },
         "bound": {"prefill": BOUNDS[int(m.prefill_bound)], "decode": BOUNDS[int(m.decode_bound)]},
         "parts": {
             phase: {f"{part}_s": getattr(cost, part) for part in PARTS}
             for phase, cost in (("prefill", m.prefill), ("decode", m.decode))
         },
-        "approximations": approximations(configuration),
+        "approximations": approximations(configuration) + remarks(m),
     }
     if phases is not None:
-        document["breakdown"] = [row for name, columns in phases.items() for row in _rows(name, columns)]
-    return _numbers(document)
+        document["breakdown"] = [row for name, columns in phases.items() for row in phase_rows(name, columns)]
+    return numbers(document)
+
+
+def describe_drafting(configuration: Configuration, drafting: Drafting, rows: bool) -> dict:
+    """`describe` with speculative decoding on, and what it does under `speculative`."""
+    found, phases = price_round(configuration, drafting, rows)
+    document = describe(configuration, found.metrics, phases)
+    too_long = too_long_for_draft(configuration, drafting)
+    if too_long is not None and found.metrics.memory.overflow <= 0:
+        document["reason"] = too_long
+    document["approximations"] += draft_remarks(configuration, drafting)
+    return document | {"speculative": numbers(describe_round(configuration, drafting, found))}
 
 
 def explain(configuration: Configuration, metrics: Metrics) -> str:
@@ -151,8 +198,7 @@ def explain(configuration: Configuration, metrics: Metrics) -> str:
 
     reason, memory = REASONS[int(metrics.reason)], metrics.memory
     if reason == "out of memory":
-        usable = utilisation(configuration) * memory.capacity
-        text = f"{reason}: {memory.total / 1e9:.1f} GB a device, of which {usable / 1e9:.1f} GB may be filled"
+        text = f"{reason}: {memory.total / 1e9:.1f} GB a device, of which {memory.usable / 1e9:.1f} GB may be filled"
         if metrics.max_batch >= 1:
             return f"{text}; beside these activations a batch of {int(metrics.max_batch)} fits"
         return f"{text}; not one sequence fits: use more devices, narrower formats or shorter sequences"
@@ -169,11 +215,6 @@ def explain(configuration: Configuration, metrics: Metrics) -> str:
     return reason
 
 
-def utilisation(configuration: Configuration) -> float:
-    """The share of a device's memory that the engine may fill."""
-    return UTILISATION if configuration.engine is None else configuration.engine.document["memory_utilisation"]
-
-
 def approximations(configuration: Configuration) -> list[str]:
     """What of the model or the system is priced only roughly today, a sentence each."""
     texts = []
@@ -181,6 +222,15 @@ def approximations(configuration: Configuration) -> list[str]:
         if not spec.document["exact_today"]:
             texts.append(f"{spec.name}: {spec.document['approximation'] or 'priced by a first approximation today.'}")
     return texts
+
+
+def remarks(metrics: Metrics) -> list[str]:
+    """What of this very configuration is priced roughly, a sentence each."""
+    if metrics.aligned > 0:
+        return []
+    return [
+        "a parallel group does not fill whole dimensions of the torus or mesh: its collectives are priced as one ring"
+    ]
 
 
 def closed_form(configuration: Configuration) -> dict:
@@ -193,41 +243,5 @@ def closed_form(configuration: Configuration) -> dict:
     return {
         "model": configuration.model.name,
         "system": configuration.system.name,
-        "closed_form": _numbers({name: getattr(found, name) for name in CLOSED_FORM}),
+        "closed_form": numbers({name: getattr(found, name) for name in CLOSED_FORM}),
     }
-
-
-def _rows(phase: str, columns: Columns) -> list[dict]:
-    """The rows of a phase that exist, as JSON: the first field of a row is how often it runs."""
-    from ..phases.breakdown import split
-
-    rows = []
-    for name, row in split(columns).items():
-        if row.count > 0:
-            parts = [getattr(row, part) for part in PARTS]
-            rows.append(
-                {
-                    "phase": phase,
-                    "operator": name,
-                    "count": row.count,
-                    "flops": row.flops,
-                    "bytes": row.bytes,
-                    "time_s": row.time,
-                    "intensity": row.flops / row.bytes if row.bytes > 0 else math.nan,
-                    "bound": PARTS[parts.index(max(parts))],
-                }
-            )
-    return rows
-
-
-def _numbers(value: Any) -> Any:
-    """Array scalars as Python numbers, whole ones as whole numbers where they count something."""
-    if isinstance(value, dict):
-        converted = {key: _numbers(item) for key, item in value.items()}
-        for key in ("max_batch", "count"):
-            if isinstance(converted.get(key), float):
-                converted[key] = round(converted[key])
-        return converted
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if hasattr(value, "dtype") else value

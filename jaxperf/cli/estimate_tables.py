@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import Configuration
 from .output import console, table
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 WIDE = 100
 """Columns from which a table shows everything."""
 
-_COLOURS = {"compute": "green", "memory": "cyan", "network": "magenta", "overhead": "yellow"}
+COLOURS = {"compute": "green", "memory": "cyan", "network": "magenta", "overhead": "yellow"}
+"""Parts of a time and their colours."""
 
 
 def duration(seconds: float) -> str:
@@ -65,11 +66,17 @@ def show(configuration: Configuration, result: dict) -> None:
         out.print(f"[bold red]Infeasible:[/] {escape(result['reason'])}")
         out.print("The figures below are what it would do if it were feasible.", style="dim")
         out.print()
+    if "speculative" in result or "prefix" in result:
+        from .speculation_tables import show_features
+
+        show_features(out, result)
     metrics_table(out, result)
     memory_table(out, result["memory"])
     limits_table(out, result)
     if "breakdown" in result:
-        for phase in ("prefill", "decode"):
+        from .breakdown_table import breakdown_table
+
+        for phase in dict.fromkeys(row["phase"] for row in result["breakdown"]):
             breakdown_table(out, phase, [row for row in result["breakdown"] if row["phase"] == phase])
         if configuration.layout["pp"] > 1:
             out.print("Rows are one pass through all stages; stages work at the same time.", style="dim")
@@ -82,8 +89,8 @@ def _print(out: Console, made: Table) -> None:
     out.print()
 
 
-def headline(out: Console, configuration: Configuration) -> None:
-    """What is priced, in three lines."""
+def summary(configuration: Configuration) -> list[str]:
+    """What is priced, in lines with `rich` markup."""
     from rich.markup import escape
 
     c = configuration
@@ -93,15 +100,23 @@ def headline(out: Console, configuration: Configuration) -> None:
     engine = "" if c.engine is None else f", engine {escape(c.engine.name)}"
     chunk = "" if c.chunk is None else f", chunks of {c.chunk:,}"
     plural = "" if c.devices == 1 else "s"
-    out.print(f"[bold]{escape(c.model.name)}[/] on [bold]{escape(c.system.name)}[/]")
-    out.print(f"{c.devices:,} device{plural}" + (f" ({degrees})" if degrees else "") + f", batch {c.batch:,}")
-    out.print(f"{c.isl:,} tokens in, {c.osl:,} out, prefill of {c.prefill_batch:,}{chunk}")
-    out.print(
-        f"weights {'/'.join(weights)}, KV cache {c.precision['kv_cache']}{engine}, efficiency {escape(c.efficiency)}"
-    )
+    return [
+        f"[bold]{escape(c.model.name)}[/] on [bold]{escape(c.system.name)}[/]",
+        f"{c.devices:,} device{plural}" + (f" ({degrees})" if degrees else "") + f", batch {c.batch:,}",
+        f"{c.isl:,} tokens in, {c.osl:,} out, prefill of {c.prefill_batch:,}{chunk}",
+        f"weights {'/'.join(weights)}, KV cache {c.precision['kv_cache']}{engine}, efficiency {escape(c.efficiency)}",
+    ]
+
+
+def headline(out: Console, configuration: Configuration) -> None:
+    """What is priced, and how well its factors are known."""
+    from rich.markup import escape
+
+    for line in summary(configuration):
+        out.print(line)
     errors = {
         name: values["mape"]
-        for name, values in c.report.items()
+        for name, values in configuration.report.items()
         if name.startswith(("held_out_after", "held-out systems")) and values.get("mape") is not None
     }
     if errors:
@@ -111,6 +126,10 @@ def headline(out: Console, configuration: Configuration) -> None:
         )
         out.print(f"held-out error of its factors: {escape(said)}", style="dim")
     out.print()
+
+
+def _tokens(value: float | None) -> str:
+    return "any" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
 def metrics_table(out: Console, result: dict) -> None:
@@ -131,6 +150,8 @@ def metrics_table(out: Console, result: dict) -> None:
         ("MFU", f"{m['mfu']:.1%}", "of peak FLOP/s, prefill"),
         ("MBU", f"{m['mbu']:.1%}", "of peak bandwidth, decode"),
         ("largest batch", f"{m['max_batch']:,}", "beside this one's activations"),
+        ("longest context", _tokens(result["memory"]["max_context_tokens"]), "that fits, at this batch"),
+        ("KV pressure", f"{result['memory']['kv_pressure']:.1%}", "of the room for KV cache"),
     ]
     if math.isfinite(m["usd_per_million_tokens"]):
         rows.append(("$ per million tokens", figure(m["usd_per_million_tokens"]), "output, device price"))
@@ -153,6 +174,12 @@ def memory_table(out: Console, memory: dict) -> None:
         style = "bold" if name == "total" else ""
         label = {"kv_cache": "KV cache"}.get(name, name)
         made.add_row(label, f"{value / 1e9:,.2f}", f"{value / capacity:.1%}", bar(value / capacity, width), style=style)
+    used = [tier for tier in memory["tiers"] if tier["weights_bytes"] + tier["kv_cache_bytes"] > 0]
+    if len(used) > 1:
+        for tier in used:
+            held = f"weights {tier['weights_bytes'] / 1e9:,.2f}, KV {tier['kv_cache_bytes'] / 1e9:,.2f}"
+            size = tier["weights_bytes"] + tier["kv_cache_bytes"]
+            made.add_row(f"  in {tier['name']}", f"{size / 1e9:,.2f}", "", held, style="dim")
     made.add_row("may be filled", f"{usable / 1e9:,.2f}", f"{usable / capacity:.1%}", "", style="dim")
     made.add_row("capacity", f"{capacity / 1e9:,.2f}", "", "", style="dim")
     _print(out, made)
@@ -160,30 +187,12 @@ def memory_table(out: Console, memory: dict) -> None:
 
 def limits_table(out: Console, result: dict) -> None:
     """What each phase is made of; the largest part limits it."""
-    made = table("limit", *_COLOURS)
+    made = table("limit", *COLOURS)
     for phase in ("prefill", "decode"):
         bound = result["bound"][phase]
-        cells = {part: duration(result["parts"][phase][f"{part}_s"]) for part in _COLOURS}
-        cells[bound] = f"[bold {_COLOURS[bound]}]{cells[bound]}[/]"
+        cells = {part: duration(result["parts"][phase][f"{part}_s"]) for part in COLOURS}
+        cells[bound] = f"[bold {COLOURS[bound]}]{cells[bound]}[/]"
         made.add_row(f"{phase}: {bound}", *cells.values())
-    _print(out, made)
-
-
-def breakdown_table(out: Console, phase: str, rows: list[dict[str, Any]]) -> None:
-    """Every operator of a phase with its share of the time, its intensity and what bounds it."""
-    total = sum(row["time_s"] for row in rows)
-    wide = out.width >= WIDE
-    columns = ("time", "share", "FLOP/B") + (("runs", "FLOP", "bytes") if wide else ())
-    made = table(phase, *columns, "bound")
-    made.columns[-1].justify = "left"
-    for row in rows:
-        work = row["flops"] > 0
-        cells = [duration(row["time_s"]), f"{row['time_s'] / total:.1%}"]
-        cells.append(figure(row["intensity"]) if work else "-")
-        if wide:
-            cells += [f"{row['count']:,}", scaled(row["flops"]) if work else "-"]
-            cells.append(scaled(row["bytes"]) + "B" if row["bytes"] else "-")
-        made.add_row(row["operator"], *cells, f"[{_COLOURS[row['bound']]}]{row['bound']}[/]")
     _print(out, made)
 
 

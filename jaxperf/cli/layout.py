@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ..constants import SPILL_KINDS
 from ..errors import InputError
 from ..spec.library import Spec
 
@@ -29,7 +30,7 @@ def query_heads(model: Spec) -> list[int]:
     heads = []
     for group in model.document["layer_groups"]:
         attention = group["attention"]
-        if attention["kind"] == "linear":
+        if attention["kind"] in ("linear", "state-space"):
             heads.append(attention["state_value_heads"])
         elif attention["kind"] != "none":
             heads.append(attention["query_heads"])
@@ -74,3 +75,27 @@ def check_layout(model: Spec, system: Spec, layout: dict[str, int]) -> None:
             f"layout: tp {tp} x cp {cp} x dp-attention {data} x pp {pp} x replicas {replicas} needs {devices} devices, "
             f"but the fabric of {system.name} reaches {reach}; choose degrees whose product is at most {reach}"
         )
+
+
+def check_placement(
+    system: Spec, engine: Spec | None, pinned: dict[str, str | None], offload: tuple[str, ...] | list[str]
+) -> None:
+    """Check that a system has the memory to which classes are pinned or may spill.
+
+    **Arguments:** the kind of memory by option (None where free), and what may be offloaded. An engine's own placement
+    is checked, too.
+
+    **Raises** `InputError` that names the option and the kinds of memory that the device has.
+    """
+    memory = system.document["device"]["memory"]
+    kinds = sorted({tier["kind"] for tier in memory.values()})
+    wanted = dict(pinned)
+    if engine is not None:
+        chosen = engine.document["placement"]
+        wanted |= {f"{engine.name}: placement.{name}": chosen[name] for name in ("weights", "kv_cache")}
+        offload = [*offload, *engine.document["offload"]]
+    for option, kind in wanted.items():
+        if kind is not None and kind not in kinds:
+            raise InputError(f"{option}: {system.name} has no {kind} memory; choose one of {', '.join(kinds)}")
+    if offload and not set(kinds) & set(SPILL_KINDS):
+        raise InputError(f"--offload: {system.name} has no host memory or SSD in its spec; it has {', '.join(kinds)}")

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import math
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..constants import FORMATS, KV_FORMATS
 from ..errors import InfeasibleError, InputError
-from ..spec.library import write_text
-from .common import parse_whole, positive, whole
-from .output import compile_cache, console, print_json
+from .common import positive, whole
+from .output import compile_cache, print_json
+from .scan_output import FILES, frontier_csv, layout_text, print_result, with_progress, write_files
+from .scan_space import AXES, names, parse_axis, space_of
 
 if TYPE_CHECKING:
-    from ..scan import GroupResult, ScanResult
+    from ..scan import ScanResult
 
-AXES = ("tp", "pp", "ep", "cp", "attention_dp", "batch", "isl", "osl")
+__all__ = ["configure", "frontier_csv", "layout_text", "parse_axis", "run", "wide_vectors"]
+
 FOLDER = "jaxperf-scan"
+JOURNAL = "journal.bin"
+TERMINATED = 128 + signal.SIGTERM
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of a scan."""
     parser.description = (
         "Price a whole space of configurations and keep, for each model and workload, the exact Pareto frontier of two "
-        "objectives and the best of each. Without arguments: the embedded default space of several hundred million."
+        "or three objectives and the best of each. Without arguments: the embedded default space of several hundred "
+        "million. An interrupted scan goes on with --resume."
     )
     parser.add_argument("space", nargs="?", metavar="SPACE.toml", help="a space; or give --model and --system")
+    _add_axes(parser)
+    limits = parser.add_argument_group("constraints and objectives")
+    limits.add_argument("--max-devices", type=whole(), metavar="N", help="devices of an instance, at most")
+    limits.add_argument("--slo-ttft", type=positive, metavar="MS", help="time to the first token, at most")
+    limits.add_argument("--slo-tpot", type=positive, metavar="MS", help="time per output token, at most")
+    limits.add_argument(
+        "--objective", action="append", metavar="METRIC", help="up to three metrics (repeat the option)"
+    )
+    limits.add_argument("--efficiency", metavar="NAME", help="ideal, default, or a calibration's name or PATH.json")
+    limits.add_argument("--engine", metavar="NAME", help="engine whose settings apply, such as vllm")
+    _add_keep(parser)
+    _add_run(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", metavar="DIR", help=f"folder for the results as CSV and PNG (default {FOLDER})")
+    output.add_argument("--force", action="store_true", help="start over, and over results that are there already")
+    output.add_argument("--json", action="store_true", help="one JSON object on stdout; files only with --out")
+
+
+def _add_axes(parser: argparse.ArgumentParser) -> None:
     axes = parser.add_argument_group("axes: comma-separated lists, or ranges such as 1..512 and 1..512*2")
     axes.add_argument("--model", metavar="NAMES", help="models")
     axes.add_argument("--system", metavar="NAMES", help="systems")
@@ -47,17 +71,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATH=LIST",
         help="as in --field device.memory.hbm.bandwidth_GBps=3000,6000",
     )
-    limits = parser.add_argument_group("constraints and objectives")
-    limits.add_argument("--max-devices", type=whole(), metavar="N", help="devices of an instance, at most")
-    limits.add_argument("--slo-ttft", type=positive, metavar="MS", help="time to the first token, at most")
-    limits.add_argument("--slo-tpot", type=positive, metavar="MS", help="time per output token, at most")
-    limits.add_argument("--objective", action="append", metavar="METRIC", help="one or two metrics (repeat the option)")
-    limits.add_argument("--efficiency", metavar="NAME", help="ideal, default, or a calibration's name or PATH.json")
-    limits.add_argument("--engine", metavar="NAME", help="engine whose settings apply, such as vllm")
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", metavar="DIR", help=f"folder for frontier.csv and frontier.png (default {FOLDER})")
-    output.add_argument("--force", action="store_true", help="write into a folder that holds results already")
-    output.add_argument("--json", action="store_true", help="one JSON object on stdout; files only with --out")
+
+
+def _add_keep(parser: argparse.ArgumentParser) -> None:
+    keep = parser.add_argument_group("what to keep")
+    keep.add_argument("--pareto", metavar="METRICS", help="the frontier of these two or three metrics")
+    keep.add_argument("--best", action="store_true", help="only the best of each objective, no frontier: faster")
+    keep.add_argument("--top", type=whole(high=10_000), metavar="K", help="also the K best of each objective")
+    keep.add_argument("--quantiles", metavar="METRICS", help="also quantiles of these metrics")
+    keep.add_argument("--marginals", action="store_true", help="also the best by value of every axis")
+    keep.add_argument(
+        "--table", metavar="FILE", help="also every configuration, as .parquet (or .csv, up to a million)"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--x64", action="store_true", help="double precision (default: single)")
+    how.add_argument("--memory", type=positive, metavar="GIB", help="memory for blocks (default: what is fastest)")
+    how.add_argument("--resume", action="store_true", help="go on from the journal, if there is one")
+    how.add_argument("--journal", metavar="FILE", help=f"journal, kept at the end (default DIR/{JOURNAL}, removed)")
+    how.add_argument("--checkpoint", type=whole(), metavar="N", help="configurations between entries of the journal")
+    how.add_argument("--devices", type=whole(high=4096), metavar="N", help="devices of this process (default 1)")
+    how.add_argument("--distributed", action="store_true", help="share the scan with other processes or hosts")
+    how.add_argument("--coordinator", metavar="HOST:PORT", help="where the processes meet (that of process 0)")
+    how.add_argument("--processes", type=whole(high=100_000), metavar="N", help="how many processes there are")
+    how.add_argument("--process-id", type=whole(low=0), metavar="I", help="number of this process, from 0")
 
 
 _AXIS_HELP = {
@@ -72,116 +111,153 @@ _AXIS_HELP = {
 }
 
 
-def parse_axis(text: str, option: str) -> Any:
-    """A list `1,2,4`, a range `1..512`, `1..512+8` or `1..512*2`. **Raises** `InputError` that names the option."""
-    if ".." not in text:
-        return [_number(item, option) for item in text.split(",")]
-    start, _, rest = text.partition("..")
-    for sign, key in (("*", "factor"), ("+", "step")):
-        if sign in rest:
-            stop, _, by = rest.partition(sign)
-            return {"from": _number(start, option), "to": _number(stop, option), key: _number(by, option)}
-    return {"from": _number(start, option), "to": _number(rest, option)}
-
-
-def _number(text: str, option: str) -> int:
-    try:
-        return parse_whole(text.strip())
-    except (InputError, ValueError, argparse.ArgumentTypeError) as error:
-        raise InputError(f"{option}: {error}") from None
-
-
-def _document(arguments: argparse.Namespace) -> dict | None:
-    """The space that the options describe, None where none of them is given."""
-    document: dict[str, Any] = {}
-    for key, value in (("models", arguments.model), ("systems", arguments.system)):
-        if value is not None:
-            document[key] = [name.strip() for name in value.split(",")]
-    for axis in AXES:
-        value = getattr(arguments, axis)
-        if value is not None:
-            document[axis] = parse_axis(value, f"--{axis.replace('attention_dp', 'dp-attention')}")
-    if arguments.chunk is not None:
-        if ".." in arguments.chunk:
-            document["chunk"] = parse_axis(arguments.chunk, "--chunk")
-        else:
-            words = [word.strip() for word in arguments.chunk.split(",")]
-            document["chunk"] = [word if word == "whole" else _number(word, "--chunk") for word in words]
-    for key in ("weights", "kv"):
-        if getattr(arguments, key) is not None:
-            document[key] = [word.strip() for word in getattr(arguments, key).split(",")]
-    fields: dict[str, list[float]] = {}
-    for entry in arguments.field:
-        path, equals, values = entry.partition("=")
-        if not equals or not values:
-            raise InputError(f"--field: '{entry}' is no PATH=LIST, as in device.memory.hbm.bandwidth_GBps=3000,6000")
-        try:
-            fields[path] = [float(value) for value in values.split(",")]
-        except ValueError:
-            raise InputError(f"--field: {path}: '{values}' is no list of numbers") from None
-    if fields:
-        document["fields"] = fields
-    return document or None
-
-
-def _space(arguments: argparse.Namespace) -> Any:
-    from ..scan.space import build_space, load_space, read_space
-
-    document = _document(arguments)
-    limits: dict[str, Any] = {}
-    if arguments.max_devices is not None:
-        limits["max_devices"] = arguments.max_devices
-    for key in ("slo_ttft", "slo_tpot"):
-        if getattr(arguments, key) is not None:
-            limits[f"{key}_ms"] = getattr(arguments, key)
-    if arguments.objective:
-        limits["objectives"] = [word for entry in arguments.objective for word in entry.split(",")]
-    for key in ("efficiency", "engine"):
-        if getattr(arguments, key) is not None:
-            limits[key] = getattr(arguments, key)
-    if arguments.space is None and document is not None:
-        for key, option in (("models", "--model"), ("systems", "--system")):
-            if key not in document:
-                raise InputError(f"scan: {option} is missing; give --model and --system, or a SPACE.toml")
-        return build_space(document | limits, "command line")
-    if document is None and not limits:
-        return load_space(arguments.space)
-    base = read_space(arguments.space)
-    changed = base | (document or {}) | limits
-    if document and {"isl", "osl"} & set(document):
-        changed.pop("workloads", None)
-    return build_space(changed, arguments.space or "default space")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Scan, print the table, write the files; 1 where nothing is feasible."""
-    space = _space(arguments)
-    if arguments.out == "":
-        raise InputError("--out: the name of the folder is empty")
-    folder = None if arguments.json and arguments.out is None else Path(arguments.out or FOLDER)
-    if folder is not None:
-        _check_folder(folder, arguments.force)
+    space = space_of(arguments)
+    folder, journal = _places(arguments)
     wide_vectors()
     compile_cache()
-    from ..scan import scan
+    processes = _start_jax(arguments)
+    first = processes.index == 0
+    if folder is not None and first:
+        _make_folder(folder)
 
-    if arguments.json or not sys.stderr.isatty():
-        result = scan(space)
-    else:
-        result = _with_progress(space)
-    if folder is not None:
-        write_text(folder / "frontier.csv", frontier_csv(result))
-        from ..plots import frontier_figure
+    def work(progress: Any) -> ScanResult:
+        return _scan(arguments, space, journal, processes, progress)
 
-        frontier_figure(result, folder / "frontier.png")
-    if arguments.json:
-        print_json(result.document())
-    else:
-        _print(result, folder)
+    try:
+        with _termination():
+            quiet = arguments.json or not first or not sys.stderr.isatty()
+            result = work(None) if quiet else with_progress(work)
+    except KeyboardInterrupt as stop:
+        return _interrupted(journal, TERMINATED if isinstance(stop, _Terminated) else 130)
+    if first:
+        _report(arguments, result, folder)
+    if journal is not None and arguments.journal is None and first:
+        for path in (journal, *journal.parent.glob(f"{journal.name}.*")):
+            path.unlink(missing_ok=True)
+    processes.leave()
     if not result.feasible:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.infeasible.items())
         raise InfeasibleError(f"none of {result.configurations:,} configurations is feasible: {reasons}")
     return 0
+
+
+def _scan(arguments: argparse.Namespace, space: Any, journal: Path | None, processes: Any, progress: Any) -> ScanResult:
+    from ..scan import Keep, scan
+    from ..scan.parse import metrics
+    from ..scan.plan import UNIT
+
+    quantiles = names(arguments.quantiles) if arguments.quantiles else []
+    keep = Keep(
+        frontier=not arguments.best,
+        top=arguments.top or 0,
+        quantiles=metrics(tuple(quantiles), "--quantiles", 16) if quantiles else (),
+        marginals=arguments.marginals,
+    )
+    return scan(
+        space,
+        progress,
+        keep=keep,
+        table=arguments.table,
+        journal=journal,
+        resume=arguments.resume,
+        devices=arguments.devices or 1,
+        memory=None if arguments.memory is None else arguments.memory * 2**30,
+        unit=arguments.checkpoint or UNIT,
+        processes=processes,
+    )
+
+
+def _report(arguments: argparse.Namespace, result: ScanResult, folder: Path | None) -> None:
+    written = [] if folder is None else write_files(result, folder)
+    if result.lost_bytes:
+        print(f"jaxperf: the journal's damaged end ({result.lost_bytes:,} bytes) was scanned again", file=sys.stderr)
+    if arguments.json:
+        print_json(result.document())
+    else:
+        print_result(result, folder, written)
+    sys.stdout.flush()
+
+
+def _start_jax(arguments: argparse.Namespace) -> Any:
+    """Precision, devices and other processes; before anything is computed."""
+    import jax
+
+    from ..scan.processes import Processes, connect
+
+    given = [name for name in ("coordinator", "processes", "process_id") if getattr(arguments, name) is not None]
+    if given and not arguments.distributed:
+        raise InputError(f"--{given[0].replace('_', '-')} needs --distributed")
+    if arguments.x64:
+        jax.config.update("jax_enable_x64", True)
+    if arguments.devices is not None:
+        jax.config.update("jax_num_cpu_devices", arguments.devices)  # a CPU counts as one device unless told
+    if not arguments.distributed:
+        return Processes()
+    return connect(arguments.coordinator, arguments.processes, arguments.process_id)
+
+
+def _places(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The folder and the journal of a scan, None where there is none; refuses to overwrite what is there."""
+    for option in ("out", "journal", "table"):
+        if getattr(arguments, option) == "":
+            raise InputError(f"--{option}: the name is empty")
+    folder = None if arguments.json and arguments.out is None else Path(arguments.out or FOLDER)
+    journal = Path(arguments.journal) if arguments.journal else None if folder is None else folder / JOURNAL
+    if arguments.resume and journal is None:
+        raise InputError("--resume: there is no journal without --out or --journal")
+    if arguments.resume and arguments.force:
+        raise InputError("--resume and --force exclude each other: go on, or start over")
+    going_on = arguments.resume and journal is not None and journal.exists()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {folder} is a file, not a folder")
+    if journal is not None and journal.is_dir():
+        raise InputError(f"--journal: {journal} is a folder")
+    if arguments.force or going_on or (arguments.process_id or 0) > 0:
+        return folder, journal
+    held = [] if folder is None else [name for name in FILES if (folder / name).exists()]
+    if held:
+        raise InputError(
+            f"{folder} holds {' and '.join(held)} of an earlier scan; add --force, or --out another folder"
+        )
+    if arguments.table and Path(arguments.table).exists():
+        raise InputError(f"--table: {arguments.table} exists; add --force, or choose another name")
+    if journal is not None and journal.exists():
+        raise InputError(f"{journal} is of an interrupted scan; add --resume to go on, or --force to start over")
+    return folder, journal
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {folder}: {error.strerror or error}") from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a scan as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    def stop(*_: Any) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(journal: Path | None, code: int) -> int:
+    if journal is None or not journal.exists():
+        text = "interrupted; nothing was kept: give --out or --journal for a scan that can go on"
+    else:
+        text = f"interrupted; finished work is in {journal}: the same command with --resume goes on"
+    print(f"jaxperf: {text}", file=sys.stderr)
+    return code
 
 
 def wide_vectors() -> None:
@@ -193,138 +269,3 @@ def wide_vectors() -> None:
         wide = False
     if wide and "prefer_vector_width" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
-
-
-def _check_folder(folder: Path, force: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out: {folder} is a file, not a folder")
-    held = [name for name in ("frontier.csv", "frontier.png") if (folder / name).exists()]
-    if held and not force:
-        raise InputError(
-            f"{folder} holds {' and '.join(held)} of an earlier scan; add --force, or --out another folder"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {folder}: {error.strerror or error}") from None
-
-
-def _with_progress(space: Any) -> ScanResult:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from ..scan import scan
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compiling", total=None, rate="")
-
-        def tick(state: Any) -> None:
-            rate = f"{state.done / max(state.seconds, 1e-9) / 1e6:.0f} M/s"
-            bar.update(task, description=state.group, total=state.total, completed=state.done, rate=rate)
-
-        return scan(space, tick)
-
-
-def frontier_csv(result: ScanResult) -> str:
-    """All frontiers as CSV: a row a configuration, units in the column names."""
-    rows = [row for group in result.groups for row in group.frontier]
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
-
-
-def layout_text(row: dict) -> str:
-    """A layout in few characters, degrees of 1 left out: `tp8 pp2`."""
-    parts = [f"{name.replace('attention_', '')}{row[name]}" for name in ("tp", "pp", "ep", "cp", "attention_dp")]
-    kept = [part for part in parts if not part.endswith(("p1",))]
-    return " ".join(kept) or "tp1"
-
-
-def _picks(group: GroupResult) -> list[tuple[str, dict]]:
-    """A few points of a frontier worth a line: both ends, and the best throughput at common speeds a user."""
-    picks: list[tuple[str, dict]] = []
-    first, second = list(group.best)[:2] if len(group.best) == 2 else (None, None)
-    if first is None or second is None:
-        return picks
-    picks.append((_short(first), group.best[first]))
-    if first == "output_tokens_per_s_per_device":
-        for speed in (50, 100, 200):
-            fast = [row for row in group.frontier if row["output_tokens_per_s_per_user"] >= speed]
-            if fast:
-                picks.append((f"≥ {speed} tok/s", max(fast, key=lambda row: row[first])))
-    picks.append((_short(second), group.best[second]))
-    seen: list[tuple[str, dict]] = []
-    for label, row in picks:
-        if all(row != other for _, other in seen):
-            seen.append((label, row))
-    return seen
-
-
-def _short(metric: str) -> str:
-    if metric.startswith("output_tokens_per_s_per_"):
-        return {"device": "throughput", "user": "speed"}[metric.rpartition("_")[2]]
-    word = (
-        "least"
-        if metric in ("ttft", "tpot", "e2e", "price_per_million_tokens", "joules_per_token", "devices")
-        else "most"
-    )
-    return f"{word} {metric.replace('_', ' ')}"
-
-
-def _print(result: ScanResult, folder: Path | None) -> None:
-    from rich.table import Table
-
-    out = console()
-    narrow = out.width < 100
-    out.print(
-        f"[bold]{result.configurations:,}[/] configurations in {result.wall_s:.1f} s "
-        f"({result.configurations_per_s / 1e6:.0f} M/s, compiled in {result.compile_s:.1f} s); "
-        f"{result.feasible:,} feasible"
-    )
-    for reason, count in result.infeasible.items():
-        out.print(f"  {count:,} {reason}", style="dim")
-    for group in result.groups:
-        picks = _picks(group)
-        title = f"[bold]{group.model}[/]  {group.isl} in / {group.osl} out"
-        if not picks:
-            feasible = group.counts.get("feasible", 0)
-            out.print(f"\n{title}: {'no figure for the objectives' if feasible else 'nothing feasible'}")
-            continue
-        out.print(f"\n{title}   [dim]{len(group.frontier)} points on the frontier[/]")
-        table = Table(
-            box=None, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 1 if narrow else 2, 0, 0)
-        )
-        columns = ["", "system", "layout", "batch"] + ([] if narrow else ["weights/KV"])
-        columns += ["tok/s dev", "tok/s user"] + ([] if narrow else ["TTFT ms", "TPOT ms", "$/M tok"])
-        for name in columns:
-            right = name not in ("", "system", "layout", "weights/KV")
-            table.add_column(
-                name, justify="right" if right else "left", no_wrap=name not in ("layout", "tok/s dev", "tok/s user")
-            )
-        for label, row in picks:
-            price = row["price_per_million_tokens_USD"]
-            cells = [label, row["system"], layout_text(row), f"{row['batch']}"]
-            if not narrow:
-                cells += [f"{row['weights']}/{row['kv']}"]
-            cells += [f"{row['output_tokens_per_s_per_device']:,.0f}", f"{row['output_tokens_per_s_per_user']:,.0f}"]
-            if not narrow:
-                cells += [f"{row['ttft_s'] * 1e3:,.0f}", f"{row['tpot_s'] * 1e3:.1f}"]
-                cells += ["-" if price is None or math.isnan(price) else f"{price:.2f}"]
-            table.add_row(*cells)
-        out.print(table)
-    if folder is not None:
-        out.print(f"\nWrote {folder}/frontier.csv and {folder}/frontier.png", style="dim")
-
-
-__all__ = ["configure", "frontier_csv", "layout_text", "parse_axis", "run"]

@@ -95,7 +95,7 @@ def show(model: str, system: str, found: Elasticities) -> None:
 
 def label(path: str) -> str:
     """A field's path without the parts that all share: `hbm.bandwidth_GBps`, `peak_TFLOPS.fp8`, `host_step_us`."""
-    for prefix in ("device.memory.", "device.", "fabric.", "efficiency."):
+    for prefix in ("device.memory.", "device.", "fabric.", "efficiency.", "engine."):
         if path.startswith(prefix):
             return path.removeprefix(prefix)
     return path

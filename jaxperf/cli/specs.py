@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, nearest
 from ..spec.library import FOLDERS, Spec, find, names, read_json, validate
+from . import specs_dram3d, specs_import
 from .output import print_json
 from .values import one_of
 
@@ -32,10 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("files", nargs="+", metavar="FILE", help="spec files of any kind")
     check.add_argument("--json", action="store_true", help="one JSON object: the files and their faults")
 
+    text = "Turn a Hugging Face config.json into a model spec."
+    specs_import.configure(actions.add_parser("import", help="a model spec from Hugging Face", description=text))
+
+    text = "Bandwidth, capacity and power of stacked DRAM from its physical parameters."
+    specs_dram3d.configure(actions.add_parser("dram3d", help="stacked DRAM from its parameters", description=text))
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the action. **Raises** `InputError` for a name that is not known."""
-    return {"list": _list, "show": _show, "validate": _validate}[arguments.action](arguments)
+    inner = {"list": _list, "show": _show, "validate": _validate}
+    return (inner | {"dram3d": specs_dram3d.run, "import": specs_import.run})[arguments.action](arguments)
 
 
 def _kind(text: str) -> str:
@@ -83,14 +91,14 @@ def derived(spec: Spec) -> dict[str, Any]:
         quiet_jax()
         from ..spec.deployment import kv_bytes
         from ..spec.model import build_model
-        from ..stages.memory import kv_elements_per_token, parameters
+        from ..stages.memory import index_bytes_per_token, kv_elements_per_token, parameters
 
         model = build_model(spec.document)
-        count = parameters(model)
+        count, width = parameters(model), kv_bytes(spec.document["precision"]["kv_cache"])
         return {
             "parameters_total": count.total,
             "parameters_active": count.active,
-            "kv_bytes_per_token": kv_elements_per_token(model) * kv_bytes(spec.document["precision"]["kv_cache"]),
+            "kv_bytes_per_token": kv_elements_per_token(model) * width + index_bytes_per_token(model),
         }
     if spec.kind == "system":
         device = spec.document["device"]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import nearest
+from ..errors import InputError, nearest
 
 MOST_DEVICES = 10_000_000
 MOST_TOKENS = 100_000_000
@@ -39,6 +39,44 @@ def parse_positive(text: str) -> float:
     return value
 
 
+def parse_share(text: str) -> float:
+    """A share from 0 to 1, as in `0.8`. **Raises** `ValueError` that says why not."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no number; expected one from 0 to 1") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is out of range; expected a number from 0 to 1")
+    return value
+
+
+def parse_prefix_hit(text: str) -> int | float:
+    """Tokens (`512`) as a whole number, or a share of the prompt (`0.5`, `50%`) as a fraction.
+
+    **Raises** `ValueError` that says why not.
+    """
+    if text.endswith("%"):
+        try:
+            return parse_share(str(float(text[:-1]) / 100))
+        except ValueError:
+            raise ValueError(f"'{text}' is no share of a prompt; expected one from 0% to 100%") from None
+    return parse_share(text) if "." in text else parse_whole(text, low=0)
+
+
+def prefix_tokens(hit: int | float | None, isl: int) -> int:
+    """Tokens of a prompt of `isl` tokens that are found in the cache, from tokens or a share of the prompt.
+
+    **Raises** `InputError` where they are more than the prompt has.
+    """
+    tokens = int(hit * isl) if isinstance(hit, float) else hit or 0
+    if tokens > isl:
+        raise InputError(
+            f"--prefix-hit: {tokens:,} tokens are more than the {isl:,} of the prompt (--isl); choose 0 to {isl}, "
+            "or a share of the prompt such as 0.5"
+        )
+    return tokens
+
+
 def option_type(parse: Callable[..., Any], **limits: Any) -> Callable[[str], Any]:
     """An argparse `type` from a function that raises `ValueError` with a sentence, which then reaches the user."""
 
@@ -65,8 +103,9 @@ def one_of(known: Iterable[str], kind: str) -> Callable[[str], str]:
     table = list(known)
 
     def convert(text: str) -> str:
-        if text not in table:
+        found = text if text in table else text.lower()
+        if found not in table:
             raise argparse.ArgumentTypeError(f"no {kind} is called '{text}'; {nearest(text, table)}")
-        return text
+        return found
 
     return convert

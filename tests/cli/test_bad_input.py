@@ -181,7 +181,7 @@ LINES = {
     ],
     "format": [
         (["estimate", *GOOD, "--weights", "fp9"], "no weight format is called 'fp9'; did you mean"),
-        (["estimate", *GOOD, "--weights", "BF16"], "did you mean 'bf16'"),
+        (["estimate", *GOOD, "--weights", "bf15"], "did you mean 'bf16'"),
         (["estimate", *GOOD, "--kv", "mxfp4"], "no KV format is called 'mxfp4'"),
         (["estimate", *GOOD, "--kv", "8"], "no KV format is called '8'"),
         (["estimate", *GOOD, "--weights", ""], "no weight format is called ''"),

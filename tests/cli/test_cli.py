@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 import jaxperf
@@ -26,6 +27,10 @@ CONFIGURATION = ("--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", 8
 METRICS = {
     *("ttft_s", "tpot_s", "e2e_s", "prefill_s", "decode_step_s", "mfu", "mbu", "max_batch"),
     *("output_tokens_per_s", "output_tokens_per_s_per_device", "output_tokens_per_s_per_user"),
+}
+ROW = {
+    *("phase", "operator", "count", "flops", "bytes", "weights_bytes", "kv_cache_bytes", "activations_bytes"),
+    *("time_s", "share", "intensity", "bound"),
 }
 
 
@@ -57,7 +62,7 @@ def test_json_has_the_keys_of_the_contract(estimated: dict) -> None:
     bounds = {"compute", "memory", "network", "overhead"}
     assert set(estimated["bound"].values()) <= bounds
     for row in estimated["breakdown"]:
-        assert set(row) == {"phase", "operator", "count", "flops", "bytes", "time_s", "intensity", "bound"}
+        assert set(row) == ROW
         assert row["phase"] in ("prefill", "decode") and row["bound"] in bounds and row["count"] > 0
 
 
@@ -114,7 +119,7 @@ def test_compiling_fast_changes_no_number() -> None:
     for fast, plain in zip(
         jax.tree.leaves(compiled(evaluate, *pytrees)), jax.tree.leaves(jax.jit(evaluate)(*pytrees)), strict=True
     ):
-        assert math.isclose(float(fast), float(plain), rel_tol=1e-5)
+        assert np.allclose(np.asarray(fast), np.asarray(plain), rtol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("columns", ["60", "120"])
@@ -128,8 +133,8 @@ def test_tables_fit_the_terminal(call: Call, columns: str) -> None:
 
 
 def test_an_approximation_is_announced(call: Call) -> None:
-    done = call("estimate", "--model", "gpt-oss-120b", "--system", "h100-sxm-8", "--tp", 8)
-    assert done.returncode == 0 and "Approximate" in done.stdout and "128 tokens" in done.stdout
+    done = call("estimate", "--model", "qwen3.5-397b-a17b", "--system", "h200-8", "--tp", 8)
+    assert done.returncode == 0 and "Approximate" in done.stdout and "Recurrent layers" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -169,8 +174,8 @@ def test_specs_show_derives_counts_and_peaks(call: Call) -> None:
     assert model["kv_bytes_per_token"] == 2 * 80 * 8 * 128 * 2 and model["sources"]
     system = json.loads(call("specs", "show", "h100", "--json").stdout)
     assert system["peak_flops_per_s"]["bf16"] == 989.5e12
-    assert system["memory_bandwidth_bytes_per_s"] == {"hbm": 3350e9}
-    text = call("specs", "show", "deepseek-v3", "--sources").stdout
+    assert system["memory_bandwidth_bytes_per_s"] == {"hbm": 3350e9, "host": 63e9}
+    text = call("specs", "show", "qwen3.5-397b-a17b", "--sources").stdout
     assert "approximate" in text and "config.json" in text
 
 
@@ -188,7 +193,15 @@ def test_specs_validate_reports_every_file(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["specs", "list"], ["estimate", "--help"], ["specs", "validate", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["specs", "list"],
+        ["estimate", "--help"],
+        ["plot", "--help"],
+        ["specs", "validate", "--help"],
+    ],
 )
 def test_help_and_lists_do_not_import_jax(words: list[str]) -> None:
     code = (

@@ -87,3 +87,57 @@ def test_bad_space_files(text, folder, call):
     assert done.returncode == 2
     assert "space.toml" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_more_results_more_files_and_a_journal_to_go_on_from(folder, call):
+    """One scan with everything on: files beside the frontier, a table, a journal that gives the same once more."""
+    out, table, journal = folder / "more", folder / "more.parquet", folder / "more.bin"
+    words = (*SMALL, "--out", out, "--table", table, "--journal", journal, "--top", "3")
+    words = (*words, "--quantiles", "ttft,tpot_s", "--marginals")
+    first = call(*words)
+    assert first.returncode == 0, first.stderr
+    names = ["frontier.csv", "frontier.png", "marginals.csv", "quantiles.csv", "top.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert table.read_bytes().startswith(b"PAR1")
+    before = {name: (out / name).read_text() for name in names if name.endswith("csv")}
+    ranks = [int(row["rank"]) for row in csv.DictReader(io.StringIO(before["top.csv"]))]
+    assert ranks == [1, 2, 3] * 2
+
+    again = call(*words)
+    assert again.returncode == 2
+    resumed = call(*words, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "14 of them from the journal" in resumed.stdout
+    assert {name: (out / name).read_text() for name in before} == before
+    other = call(*words, "--resume", "--slo-tpot", "5")
+    assert other.returncode == 2
+    assert "another space (slo_tpot differs)" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pareto", "ttft"], "expected two or three"),
+        (["--pareto", "ttft,tpot,e2e,mfu"], "4 are given"),
+        (["--pareto", "ttft,tpot", "--objective", "mfu"], "exclude each other"),
+        (["--pareto", "ttft,tpot", "--best"], "exclude each other"),
+        (["--quantiles", "speed"], "no metric is called 'speed'"),
+        (["--top", "0"], "out of range"),
+        (["--table", "x.txt"], "ends in .parquet or .csv"),
+        (["--resume", "--force"], "exclude each other"),
+        (["--resume", "--json"], "no journal without --out or --journal"),
+        (["--process-id", "0"], "--process-id needs --distributed"),
+        (["--distributed", "--coordinator", "here", "--processes", "2", "--process-id", "0"], "is no HOST:PORT"),
+        (["--distributed", "--coordinator", "a:1", "--processes", "2", "--process-id", "2"], "out of range"),
+        (["--journal", ""], "the name is empty"),
+        (["--journal", "/dev/null/x"], "/dev/null/x"),
+        (["--memory", "-1"], "expected a finite number above 0"),
+    ],
+)
+def test_flags_that_do_not_go_together(words, message, call, tmp_path):
+    done = call(*SMALL, *words, *(() if "--json" in words else ("--out", str(tmp_path / "out"))))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

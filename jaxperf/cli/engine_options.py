@@ -1,0 +1,52 @@
+"""Options of the command line that change an engine's settings for one configuration."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import InputError
+from ..spec.documents import ENGINE
+from .values import one_of, option_type, parse_share, whole
+
+_CHOICES = {"attention": ("fused", "eager"), "dequantise": ("fused", "separate"), "fusion": ("none", "usual", "full")}
+_MODES = ("inline", "merged-each-pass", "merged-ahead")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for attention, fusion, quantised weights, adapters and a smaller KV cache."""
+    group = parser.add_argument_group("optimisations")
+    texts = {
+        "attention": "eager writes its scores to memory",
+        "dequantise": "separate kernels widen quantised weights",
+        "fusion": "element-wise kernels: none, usual or full",
+    }
+    for name, choices in _CHOICES.items():
+        help_text = f"{texts[name]} ({', '.join(choices)})"
+        group.add_argument(f"--{name}", type=one_of(choices, name), metavar="HOW", help=help_text)
+    group.add_argument("--lora-rank", type=whole(high=65536), metavar="R", help="rank of LoRA adapters")
+    group.add_argument("--lora-adapters", type=whole(high=1_000_000), metavar="N", help="adapters in use (default 1)")
+    group.add_argument("--lora-mode", type=one_of(_MODES, "mode"), metavar="HOW", help=", ".join(_MODES))
+    share = option_type(parse_share)
+    group.add_argument("--kv-kept", type=share, metavar="SHARE", help="share of the KV cache that eviction keeps")
+    group.add_argument("--kv-rank", type=share, metavar="SHARE", help="share of the KV cache's width (low rank)")
+
+
+def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of an engine that the options of `add_engine_options` give, checked.
+
+    **Raises** `InputError` where they contradict each other.
+    """
+    settings = {name: getattr(arguments, name, None) for name in _CHOICES}
+    settings |= {"kv_kept_share": getattr(arguments, "kv_kept", None)}
+    settings |= {"kv_rank_share": getattr(arguments, "kv_rank", None)}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    given = {name: getattr(arguments, f"lora_{name}", None) for name in ("rank", "adapters", "mode")}
+    lora = {name: value for name, value in given.items() if value is not None}
+    if lora and "rank" not in lora:
+        raise InputError("--lora-adapters and --lora-mode need --lora-rank")
+    if lora:
+        settings["lora"] = lora
+    for name, value in settings.items():
+        ENGINE.fields[name].check(value, f"--{name.removesuffix('_share').replace('_', '-')}")
+    return settings

@@ -1,0 +1,53 @@
+"""Optimisations on the command line: what they do to an estimate, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import Call
+
+BASE = ("estimate", "--model", "llama-2-7b", "--isl", "256", "--osl", "32", "--efficiency", "ideal", "--json")
+
+
+def test_options_reach_the_estimate(call: Call) -> None:
+    def metrics(*more: object) -> dict:
+        done = call(*BASE, "--system", "rtx-4090-1", *more)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["metrics"]
+
+    plain, eager = metrics(), metrics("--attention", "eager")
+    adapted = metrics("--lora-rank", 16, "--lora-adapters", 4)
+    assert eager["ttft_s"] > plain["ttft_s"]
+    assert adapted["tpot_s"] > plain["tpot_s"]
+    assert adapted["max_batch"] < plain["max_batch"]
+    narrow = metrics("--weights", "Q4_K_M", "--kv-kept", 0.5)
+    assert narrow["tpot_s"] < plain["tpot_s"] / 3
+    assert narrow["max_batch"] > 2 * plain["max_batch"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--weights", "int3"), "no weight format is called 'int3'"),
+        (("--attention", "eagre"), "eager"),
+        (("--lora-rank", "0"), "out of range"),
+        (("--lora-adapters", "4"), "need --lora-rank"),
+        (("--lora-rank", "8", "--lora-adapters", "2", "--lora-mode", "merged-ahead"), "cannot be merged"),
+        (("--kv-kept", "0"), "above 0"),
+        (("--kv-rank", "2"), "out of range"),
+        (("--fusion", "most"), "usual"),
+    ],
+)
+def test_bad_options_are_one_line(call: Call, words: tuple[str, ...], said: str) -> None:
+    done = call(*BASE, "--system", "rtx-4090-1", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_verbs_refuse_what_they_would_ignore(call: Call) -> None:
+    done = call("sensitivity", "--model", "llama-2-7b", "--system", "rtx-4090-1", "--attention", "eager")
+    assert done.returncode == 2
