@@ -58,3 +58,12 @@ def reference() -> Path:
 def rtol() -> float:
     """Relative tolerance of a number that went through the compiled kernels."""
     return 1e-5 if X64 else 5e-4
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In float32 leave out what compares finite differences or exact integers beyond 2^24."""
+    if X64:
+        return
+    for item in items:
+        if item.get_closest_marker("float64"):
+            item.add_marker(pytest.mark.skip(reason="finite differences and sums to the last bit need float64"))

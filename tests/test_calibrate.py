@@ -91,6 +91,7 @@ def test_calibration_is_a_valid_spec_and_survives_a_file(fitted, measured, tmp_p
     np.testing.assert_allclose(predict(measured, path), predict(measured, fitted), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(measured, fitted) -> None:
     again = fit_table(list(reversed(measured)), holdout=0.2, seed=3)
     assert set(again.held_out) == set(fitted.held_out)

@@ -59,6 +59,7 @@ def test_the_answer_obeys_its_limits_and_bounds() -> None:
     assert sorted(found, key=lambda answer: -answer.value) == found
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_problem_and_temperature() -> None:
     solve(layout_problem("llama-3.1-8b", "h100-sxm-8", max_devices=2))
     before = _descender()._cache_size(), _scorer()._cache_size()
@@ -78,6 +79,7 @@ def test_hardware_under_a_budget_spends_all_of_it() -> None:
     assert result.best.value > today.best.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout", [{"batch": 128, "tp": 8, "osl": 2048}, {"batch": 16, "tp": 4, "efficiency": "ideal"}]
 )
