@@ -20,6 +20,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 Scalar = Any
@@ -29,15 +30,26 @@ _SAME = 1e-3  # degrees that differ by less are the same
 _TINY = 1e-30  # below every time, byte count and FLOP count; keeps logarithms and their gradients finite
 
 
+def choose(condition: Scalar, left: Scalar, right: Scalar) -> Scalar:
+    """`left` where the condition holds, else `right`: `jnp.where`, which traces a call of its own, as one select where
+    the shapes are alike."""
+    real = next((jnp.result_type(side) for side in (left, right) if hasattr(side, "dtype")), jnp.result_type(float))
+    sides = [side if hasattr(side, "dtype") else np.asarray(side, real) for side in (left, right)]
+    shape = np.shape(condition)
+    if hasattr(condition, "dtype") and all(side.shape == shape and side.dtype == real for side in sides):
+        return jax.lax.select_n(condition, sides[1], sides[0])
+    return jnp.where(condition, left, right)
+
+
 def larger(left: Scalar, right: Scalar) -> Scalar:
     """max(left, right) as a choice. The derivative of XLA's own maximum asks which argument equals the result; where
     fused code computes an argument twice with different rounding, neither does, and the gradient is lost."""
-    return jnp.where(left > right, left, right)
+    return choose(left > right, left, right)
 
 
 def smaller(left: Scalar, right: Scalar) -> Scalar:
     """min(left, right) as a choice (see `larger`)."""
-    return jnp.where(left < right, left, right)
+    return choose(left < right, left, right)
 
 
 def clamp(value: Scalar, low: Scalar, high: Scalar) -> Scalar:

@@ -7,15 +7,20 @@ them once for all batches."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 
 from ..ops import Ops, Scalar
 from ..spec.deployment import Efficiency
 from ..spec.system import Tier
 from . import algorithms as costs
 from .steps import Axis, Step, group_steps, serves
+
+Cost = TypeVar("Cost")
+"""A `Line` or an `Envelope`."""
 
 Collective = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast"]
 
@@ -65,6 +70,11 @@ def _line(cost: Callable[[Scalar, Scalar, Scalar], Scalar], alpha: Scalar, beta:
     return Line(cost(0.0, alpha, 0.0), cost(1.0, 0.0, beta))
 
 
+def _over_tiers(cost: Callable[[Step], Cost], steps: Step) -> Cost:
+    """The sum over all tiers of what a step costs."""
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), jax.vmap(cost)(steps))
+
+
 def _gather(step: Step, ops: Ops) -> Line:
     """All-gather inside one tier, over the bytes that the step's ranks hold together.
 
@@ -96,12 +106,9 @@ def gather_line(
     return gather_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ops)
 
 
-def gather_of(steps: list[Step], ops: Ops) -> Line:
+def gather_of(steps: Step, ops: Ops) -> Line:
     """`gather_line` of a group whose steps are known."""
-    total = _NOTHING
-    for step in steps:
-        total += _gather(step, ops).times(1.0, 1 / step.inner)
-    return total
+    return _over_tiers(lambda step: _gather(step, ops).times(1.0, 1 / step.inner), steps)
 
 
 def reduce_envelope(
@@ -116,26 +123,25 @@ def reduce_envelope(
     return reduce_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ops)
 
 
-def reduce_of(steps: list[Step], ops: Ops) -> Envelope:
+def reduce_of(steps: Step, ops: Ops) -> Envelope:
     """`reduce_envelope` of a group whose steps are known."""
-    scattered, quick, switched = _NOTHING, _NOTHING, _NOTHING
-    for step in steps:
+
+    def lines(step: Step) -> Envelope:
         g, rounds, soft, share = step.ranks, step.rounds, step.software, 1 / step.inner
         start = step.several * step.alpha  # the bytes of one-shot vanish with the peers, its α would not
-        one_shot = _line(lambda m, a, b, g=g: costs.one_shot_all_reduce(m, g, a, b), start, step.beta)
-        tree = _line(lambda m, a, b, g=g, r=rounds: costs.double_tree_all_reduce(m, g, r, a, b), step.alpha, step.beta)
-        network = _line(
-            lambda m, a, b, g=g, c=soft.multicast: costs.in_network_all_reduce(m, g, a, b, c),
-            step.switch_alpha,
-            step.beta,
-        )
+        one_shot = _line(lambda m, a, b: costs.one_shot_all_reduce(m, g, a, b), start, step.beta)
+        tree = _line(lambda m, a, b: costs.double_tree_all_reduce(m, g, rounds, a, b), step.alpha, step.beta)
+        switch = step.switch_alpha, step.beta
+        network = _line(lambda m, a, b: costs.in_network_all_reduce(m, g, a, b, soft.multicast), *switch)
         twice = _gather(step, ops).times(2.0)
         fewest_steps = _choose(soft.direct, one_shot, _choose(soft.double_tree, tree.times(step.several), twice))
         in_network = _choose(soft.in_network, network.times(step.several), twice)
-        scattered += twice.times(1.0, share)
-        quick += _choose(step.outermost, fewest_steps, twice).times(1.0, share)
-        switched += _choose(step.outermost, in_network, twice).times(1.0, share)
-    return Envelope((scattered, quick, switched))
+        scattered = twice.times(1.0, share)
+        quick = _choose(step.outermost, fewest_steps, twice).times(1.0, share)
+        switched = _choose(step.outermost, in_network, twice).times(1.0, share)
+        return Envelope((scattered, quick, switched))
+
+    return _over_tiers(lines, steps)
 
 
 def exchange_envelope(
@@ -147,8 +153,13 @@ def exchange_envelope(
     exchanges; on a torus or mesh what its bisection takes; or Bruck's rounds where one tier holds the group.
     Arguments as in `gather_line`.
     """
-    pairwise, bruck = _NOTHING, _NOTHING
-    for step in group_steps(ranks, stride, fabric, efficiency, axis, ops):
+    return exchange_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ranks, ops)
+
+
+def exchange_of(steps: Step, ranks: Scalar, ops: Ops) -> Envelope:
+    """`exchange_envelope` of a group whose steps are known."""
+
+    def lines(step: Step) -> Envelope:
         soft, messages = step.software, step.covered - step.inner
         in_turn = messages * step.alpha
         latency = ops.cheapest(
@@ -156,19 +167,16 @@ def exchange_envelope(
             _blend(soft.direct, step.several * step.alpha, in_turn),
             _blend(soft.hardware_exchange, step.several * step.switch_alpha, in_turn),
         )
-        torus = _line(
-            lambda m, a, b, s=step: costs.torus_all_to_all(m, s.half_sides, s.widest, a, b), step.alpha, step.port_beta
-        )
-        mesh = _line(
-            lambda m, a, b, s=step: costs.mesh_all_to_all(m, s.hops, s.widest, a, b), step.alpha, step.port_beta
-        )
+        port = step.alpha, step.port_beta
+        torus = _line(lambda m, a, b: costs.torus_all_to_all(m, step.half_sides, step.widest, a, b), *port)
+        mesh = _line(lambda m, a, b: costs.mesh_all_to_all(m, step.hops, step.widest, a, b), *port)
         # On a grid M goes to the destinations that this tier reaches, the rank itself included as in the formula.
         grid = _choose(step.wrap, torus, mesh).times(step.several, step.covered / ranks)
         base = _choose(step.grid, grid, Line(latency, messages / ranks * step.beta))
-        rounds = _line(lambda m, a, b, r=step.rounds: costs.bruck_all_to_all(m, r, a, b), step.alpha, step.beta)
-        pairwise += base
-        bruck += _choose(step.outermost * step.innermost * soft.bruck, rounds, base)
-    return Envelope((pairwise, bruck))
+        rounds = _line(lambda m, a, b: costs.bruck_all_to_all(m, step.rounds, a, b), step.alpha, step.beta)
+        return Envelope((base, _choose(step.outermost * step.innermost * soft.bruck, rounds, base)))
+
+    return _over_tiers(lines, steps)
 
 
 def broadcast_envelope(
@@ -176,17 +184,17 @@ def broadcast_envelope(
 ) -> Envelope:
     """Broadcast or reduce of M bytes, tier by tier: a pipelined ring or the switch (which move the same bytes, so the
     one of less latency counts), or a binomial tree. Arguments as in `gather_line`."""
-    once, tree = _NOTHING, _NOTHING
-    for step in group_steps(ranks, stride, fabric, efficiency, axis, ops):
-        g, rounds = step.ranks, step.rounds
-        around = _line(lambda m, a, b, g=g: costs.ring_broadcast(m, g, a, b), step.alpha, step.beta)
-        down = _line(lambda m, a, b, r=rounds: costs.tree_broadcast(m, r, a, b), step.alpha, step.beta)
-        network = _line(lambda m, a, b, g=g: costs.in_network_broadcast(m, g, a, b), step.switch_alpha, step.beta)
+
+    def lines(step: Step) -> Envelope:
+        around = _line(lambda m, a, b: costs.ring_broadcast(m, step.ranks, a, b), step.alpha, step.beta)
+        down = _line(lambda m, a, b: costs.tree_broadcast(m, step.rounds, a, b), step.alpha, step.beta)
+        switch = step.switch_alpha, step.beta
+        network = _line(lambda m, a, b: costs.in_network_broadcast(m, step.ranks, a, b), *switch)
         latency = ops.cheapest(around.latency, _blend(step.software.in_network, network.latency, around.latency))
-        fastest = Line(latency, around.per_byte).times(step.several)
-        once += fastest
-        tree += _choose(1 - step.grid, down, fastest)
-    return Envelope((once, tree))
+        once = Line(latency, around.per_byte).times(step.several)
+        return Envelope((once, _choose(1 - step.grid, down, once)))
+
+    return _over_tiers(lines, group_steps(ranks, stride, fabric, efficiency, axis, ops))
 
 
 def hop_line(

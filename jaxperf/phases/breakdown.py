@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, choose
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -178,7 +178,7 @@ def _row(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> Row:
 
 def _network(time: Scalar, runs: Scalar) -> Row:
     """A collective of `time` seconds in all that runs `runs` times; on one rank it takes no time and does not exist."""
-    exists = jnp.where(time > 0, 1.0, 0.0)
+    exists = choose(time > 0, 1.0, 0.0)
     return _real(count=exists * runs, time=time, network=time)
 
 
@@ -186,7 +186,7 @@ def _host(plan: Plan, work: Pass, ops: Ops) -> Row:
     """Host time of the passes."""
     tokens = work.chunks * work.sequences * work.new_tokens
     time = host_time(plan, work.chunks, work.sequences, tokens)
-    exists = jnp.where(time > 0, 1.0, 0.0)
+    exists = choose(time > 0, 1.0, 0.0)
     return _real(count=exists * work.chunks, time=time, overhead=time)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, larger, settle
+from ..ops import EXACT, Ops, Scalar, choose, larger, settle
 from ..spec.deployment import Deployment, Parallelism
 from ..spec.model import Model
 from ..spec.system import System
@@ -156,12 +156,12 @@ def summary(
         joules_per_token=system.device.power * devices / tokens,
         memory=memory,
         residency=ready.residency,
-        aligned=plan.links.aligned * jnp.where(_has_experts(model), plan.links.ranks_aligned, 1.0),
+        aligned=plan.links.aligned * choose(_has_experts(model), plan.links.ranks_aligned, 1.0),
         prefill=prefill,
         decode=decode,
         prefill_bound=_bound(prefill),
         decode_bound=_bound(decode),
-        feasible=jnp.where(reason == 0, 1.0, 0.0),
+        feasible=choose(reason == 0, 1.0, 0.0),
         reason=reason,
     )
 
@@ -171,9 +171,9 @@ def _fastest_peak(plan: Plan) -> Scalar:
     peak = larger(plan.attention.peak, plan.core_peak)
     for group in plan.model.groups:
         f = group.feed_forward
-        peak = larger(peak, jnp.where(f.width > 0, plan.feed_forward.peak, 0.0))
-        peak = larger(peak, jnp.where(f.experts > 0, plan.routed_experts.peak, 0.0))
-        peak = larger(peak, jnp.where(f.shared_width > 0, plan.shared_experts.peak, 0.0))
+        peak = larger(peak, choose(f.width > 0, plan.feed_forward.peak, 0.0))
+        peak = larger(peak, choose(f.experts > 0, plan.routed_experts.peak, 0.0))
+        peak = larger(peak, choose(f.shared_width > 0, plan.shared_experts.peak, 0.0))
     return peak
 
 
@@ -182,20 +182,20 @@ def _bound(cost: PhaseCost) -> Scalar:
     parts = (cost.compute, cost.memory, cost.network, cost.overhead)
     best, index = parts[0], jnp.zeros_like(parts[0])
     for number, part in enumerate(parts[1:], 1):
-        index = jnp.where(part > best, float(number), index)
+        index = choose(part > best, float(number), index)
         best = larger(part, best)
     return index
 
 
 def _has_experts(model: Model) -> Scalar:
-    return sum(jnp.where(group.count > 0, group.feed_forward.experts, 0.0) for group in model.groups) > 0
+    return sum(choose(group.count > 0, group.feed_forward.experts, 0.0) for group in model.groups) > 0
 
 
 def _too_wide(system: System, layout: Parallelism, has_experts: Scalar) -> Scalar:
     """True where the fabric does not reach all devices, or a group is wider than the tiers that serve its axis."""
-    spans = {"tp": layout.tp, "ep": jnp.where(has_experts, layout.ranks, 1.0)}
-    spans["cp"] = jnp.where(layout.cp > 1.5, layout.tp * layout.cp, 1.0)
-    spans["pp"] = jnp.where(layout.pp > 1.5, layout.instance_devices, 1.0)
+    spans = {"tp": layout.tp, "ep": choose(has_experts, layout.ranks, 1.0)}
+    spans["cp"] = choose(layout.cp > 1.5, layout.tp * layout.cp, 1.0)
+    spans["pp"] = choose(layout.pp > 1.5, layout.instance_devices, 1.0)
     wide = layout.instance_devices * layout.replicas > system.reach + 0.5
     for axis, span in spans.items():
         reaches = [getattr(tier.axes, axis) * tier.reach for tier in system.fabric]
@@ -224,7 +224,7 @@ def _reason(
     for group in model.groups:
         empty = group.count == 0
         a, f = group.attention, group.feed_forward
-        lead = jnp.where(a.linear > 0, a.state_value_heads, a.query_heads)
+        lead = choose(a.linear > 0, a.state_value_heads, a.query_heads)
         heads = heads & (empty | (a.present == 0) | _divides(layout.tp, lead))
         routed = (f.experts > 0) & _divides(layout.ep, f.experts) & _divides(layout.ep, layout.ranks)
         experts = experts & (empty | (f.experts == 0) | routed)
@@ -243,9 +243,9 @@ def _reason(
     layout_checks, run_checks = checks[:5], checks[5:]
     reason = jnp.zeros_like(ttft)
     for number in range(len(run_checks), 0, -1):
-        reason = jnp.where(run_checks[number - 1], float(number + len(layout_checks)), reason)
+        reason = choose(run_checks[number - 1], float(number + len(layout_checks)), reason)
     layout_reason = jnp.zeros_like(layout.tp)
     for number in range(len(layout_checks), 0, -1):
-        layout_reason = jnp.where(layout_checks[number - 1], float(number), layout_reason)
+        layout_reason = choose(layout_checks[number - 1], float(number), layout_reason)
     layout_reason = settle(layout_reason, model.vocabulary_size)
-    return jnp.where(layout_reason > 0, layout_reason, reason)
+    return choose(layout_reason > 0, layout_reason, reason)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, larger
+from ..ops import EXACT, Ops, Scalar, choose, larger
 from ..spec.deployment import Deployment, Parallelism
 from ..spec.model import LayerGroup, Model
 from ..spec.system import Memory
@@ -54,7 +54,7 @@ def same_layout(source: Parallelism, target: Parallelism, heads: Scalar, ops: Op
     parts = ((ops.minimum(source.tp, heads), ops.minimum(target.tp, heads)), (source.cp, target.cp))
     alike = 1.0
     for mine, other in (*parts, (source.pp, target.pp)):
-        alike = alike * jnp.where(jnp.abs(mine - other) < 0.5, 1.0, 0.0)
+        alike = alike * choose(jnp.abs(mine - other) < 0.5, 1.0, 0.0)
     return alike
 
 
@@ -104,7 +104,7 @@ def handoff(
     requests = blocks / larger(replica_devices(prefill.parallelism), 1.0)
     apart = 1 - same_layout(prefill.parallelism, decode.parallelism, heads, ops)
     width = decode.precision.kv_cache / prefill.precision.kv_cache
-    converted = jnp.where(jnp.abs(width - 1) > 1e-6, 1.0, apart)
+    converted = choose(jnp.abs(width - 1) > 1e-6, 1.0, apart)
     share, devices = decode.efficiency.elementwise_memory, replica_devices(decode.parallelism)
     repack = converted * repack_time(size, width * size, devices, target, share)
     time = handoff_time(size, requests, repack, prefill_time, link, ops)
@@ -116,7 +116,7 @@ def _widest_heads(model: Model) -> Scalar:
     most = 1.0
     for group in model.groups:
         a = group.attention
-        most = larger(jnp.where(group.count > 0, (1 - a.latent) * a.kv_heads, 0.0), most)
+        most = larger(choose(group.count > 0, (1 - a.latent) * a.kv_heads, 0.0), most)
     return most
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, choose
 from ..spec.deployment import Deployment
 from ..spec.model import Model
 from ..spec.system import System
@@ -79,8 +78,8 @@ def hybrid(
     weights = mine.weights + (shared.copies - 1) * other.weights
     total, usable = weights + mine.kv_cache + beside, ops.minimum(mine.usable, other.usable)
     full, known = float(REASONS.index("out of memory")), second.reason
-    reason = jnp.where(known == 0, jnp.where(first.reason == full, 0.0, first.reason), known)
-    reason = jnp.where((reason == 0) & (total > usable), full, reason)
+    reason = choose(known == 0, choose(first.reason == full, 0.0, first.reason), known)
+    reason = choose((reason == 0) & (total > usable), full, reason)
     steps = workload.osl - 1
     return Hybrid(
         ttft=first.ttft,
@@ -90,7 +89,7 @@ def hybrid(
         decode_tokens_per_s=second.decode_tokens_per_s,
         total=total,
         usable=usable,
-        feasible=jnp.where(reason == 0, 1.0, 0.0),
+        feasible=choose(reason == 0, 1.0, 0.0),
         reason=reason,
         prefill=first,
         decode=second,

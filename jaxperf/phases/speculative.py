@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, larger
+from ..ops import EXACT, Ops, Scalar, choose, larger
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -216,8 +216,8 @@ def _within_context(metrics: Metrics, draft: Model, workload: Workload) -> Metri
     """The metrics, infeasible where the draft's context is too short."""
     code = float(REASONS.index("longer than the model's context"))
     long = (metrics.reason == 0) & (workload.isl + workload.osl > draft.max_context)
-    reason = jnp.where(long, code, metrics.reason)
-    return eqx.tree_at(lambda m: (m.reason, m.feasible), metrics, (reason, jnp.where(reason == 0, 1.0, 0.0)))
+    reason = choose(long, code, metrics.reason)
+    return eqx.tree_at(lambda m: (m.reason, m.feasible), metrics, (reason, choose(reason == 0, 1.0, 0.0)))
 
 
 def speed_ups(
@@ -255,4 +255,4 @@ def best_draft_length(
     gains = speed_ups(model, system, deployment, workload, speculation, acceptance, most, ops)
     best = jnp.argmax(gains)
     pays = gains[best] > 1
-    return jnp.where(pays, best + 1, 0), larger(gains[best], 1.0)
+    return choose(pays, best + 1, 0), larger(gains[best], 1.0)

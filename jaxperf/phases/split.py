@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, choose
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -71,8 +71,8 @@ def layer_split(
     """
     stacked, layers = stack_groups(model), model.layers
     on_cpu = jax.vmap(lambda group: layers_below(group, layers - layers_on_gpu))(stacked)
-    whole = jnp.where(layers_on_gpu > layers - 0.5, 1.0, 0.0)
-    some = jnp.where(layers_on_gpu > 0.5, 1.0, 0.0)
+    whole = choose(layers_on_gpu > layers - 0.5, 1.0, 0.0)
+    some = choose(layers_on_gpu > 0.5, 1.0, 0.0)
     sides = (
         _Side(make_plan(model, gpu, gpu_deployment, ops), stacked.count - on_cpu, 0.0 * whole, whole),
         _Side(make_plan(model, cpu, cpu_deployment, ops), on_cpu, 1.0 + 0.0 * whole, 1 - whole),
@@ -96,7 +96,7 @@ def layer_split(
     tpot = with_host(step, step.rows) + sum(_head_time(side, step, ops) for side in sides)
     held = [_bytes(side, stacked, workload, step, full, ops) for side in sides]
     rooms = [side.plan.deployment.engine.memory_utilisation * side.plan.system.device.memory.capacity for side in sides]
-    fits = [jnp.where(mine <= room, 1.0, 0.0) for mine, room in zip(held, rooms, strict=True)]
+    fits = [choose(mine <= room, 1.0, 0.0) for mine, room in zip(held, rooms, strict=True)]
     return Split(
         ttft=ttft,
         tpot=tpot,

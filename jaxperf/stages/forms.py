@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ..ops import Ops, Scalar
+from ..ops import Ops, Scalar, choose
 from ..spec.model import LayerGroup
 from .latency import operator_timing
 from .operators import AttentionCore, Operator, layer_table
@@ -48,12 +48,12 @@ def best_table(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> dict[str,
 
     def compared() -> Scalar:
         times = jax.vmap(time)(forms)
-        return jnp.where(wanted < 0, jnp.where(times[0] < times[1], 1.0, 0.0), wanted)
+        return choose(wanted < 0, choose(times[0] < times[1], 1.0, 0.0), wanted)
 
     has_two_forms = attention.latent * (1 - attention.direct) > 0
     shape = jax.eval_shape(compared)
     chosen = jax.lax.cond(has_two_forms, compared, lambda: jnp.zeros(shape.shape, shape.dtype)) > 0
-    picked = jax.tree.map(lambda leaf: jnp.where(chosen, leaf[0], leaf[1]), forms)
+    picked = jax.tree.map(lambda leaf: choose(chosen, leaf[0], leaf[1]), forms)
     return expanded | picked
 
 

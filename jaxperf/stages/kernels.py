@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
-from ..ops import Ops, Scalar, larger, smaller
+from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.options import Options
@@ -58,4 +56,4 @@ def kernels(model: Model, deployment: Deployment, ops: Ops) -> Scalar:
     collectives = several * COLLECTIVES_PER_LAYER * engine.kernels_per_collective
     given = model.layers * engine.kernels_per_layer
     counted = dispatches(model, Options() if engine.options is None else engine.options)
-    return jnp.where(engine.kernels_per_layer < 0, counted, given) + model.layers * collectives
+    return choose(engine.kernels_per_layer < 0, counted, given) + model.layers * collectives

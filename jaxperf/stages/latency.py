@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Exact, Ops, Scalar, clamp, larger, settle_together
+from ..ops import Exact, Ops, Scalar, choose, clamp, larger, settle_together
 from ..spec.deployment import Efficiency
 from .flops import attention_flops, flops
 from .operators import AttentionCore, Elementwise, Gemm, Operator
@@ -257,8 +257,8 @@ def _sum_of_maxima(first: Scalar, next_: Scalar, other: Scalar, other_next: Scal
     """
     start, slope = first - other, (next_ - first) - (other_next - other)
     total_other = count * other + count * (count - 1) / 2 * (other_next - other)
-    crossing = jnp.ceil(-start / jnp.where(slope == 0, 1.0, slope))
-    crossing = jnp.where(slope == 0, 0.0, jax.lax.stop_gradient(clamp(crossing, 0.0, count)))
+    crossing = jnp.ceil(-start / choose(slope == 0, 1.0, slope))
+    crossing = choose(slope == 0, 0.0, jax.lax.stop_gradient(clamp(crossing, 0.0, count)))
     prefix = crossing * start + crossing * (crossing - 1) / 2 * slope
     whole = count * start + count * (count - 1) / 2 * slope
     return total_other + larger(larger(prefix, whole - prefix), 0.0)

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Counting, Ops, Scalar, larger, settle, smaller
+from ..ops import EXACT, Counting, Ops, Scalar, choose, larger, settle, smaller
 from ..spec.deployment import Deployment, Parallelism, Precision
 from ..spec.model import Attention, FeedForward, LayerGroup, Model
 from ..spec.system import Memory
@@ -321,7 +321,7 @@ def device_memory(
     kv_room, weights_room, either = jnp.sum(room.kv_cache), jnp.sum(room.weights), room.either
     candidates = range(count)
     spare = [ops.minimum(ops.at_least(either - held[c], 0.0), kv_room) for c in candidates]
-    spare = [jnp.where((held[c] > weights_room) | (room.unplaced > 0), 0.0, spare[c]) for c in candidates]
+    spare = [choose((held[c] > weights_room) | (room.unplaced > 0), 0.0, spare[c]) for c in candidates]
     fits = ops.minimum(*[spare[c] / ops.at_least(kv[c], 1e-3) for c in candidates])
     totals = [held[c] + sequences * kv[c] for c in candidates]
     total = settle(ops.maximum(*totals), model.vocabulary_size)
@@ -348,7 +348,7 @@ def device_memory(
 def _capacity_in_use(memory: Memory, room: Rooms) -> Scalar:
     """Capacity of main memory and of the tiers that weights or KV cache may use [bytes]."""
     tiers = stacked(memory)
-    used = larger(tiers.main, jnp.where(room.weights + room.kv_cache > 0, 1.0, 0.0))
+    used = larger(tiers.main, choose(room.weights + room.kv_cache > 0, 1.0, 0.0))
     return jnp.sum(used * tiers.capacity)
 
 
@@ -387,24 +387,24 @@ def longest_context(
         layers = jnp.repeat(beside.counts[:, None], shares.shape[1], axis=1)
         shares, counts = jnp.concatenate([shares, layers]), jnp.concatenate([counts, layers, layers])
     endless = jnp.isinf(window)
-    whole_blocks = ops.ceil_divide(jnp.where(endless, block, window), block) * block
-    window = jnp.where(endless, jnp.inf, whole_blocks)
+    whole_blocks = ops.ceil_divide(choose(endless, block, window), block) * block
+    window = choose(endless, jnp.inf, whole_blocks)
     least = jnp.concatenate([jnp.zeros(1, window.dtype), window])
     growing = endless[None, :] | (window[None, :] > least[:, None])
-    full = jnp.where(growing, 0.0, whole_blocks[None, :])
+    full = choose(growing, 0.0, whole_blocks[None, :])
     longest = jnp.asarray(jnp.inf, rates.dtype)
     for candidate, space in enumerate(room):
         share = shares[:, candidate]
         rate = (counts[:, candidate] * rates)[None, :]
-        slope = jnp.sum(jnp.where(growing, rate, 0.0), axis=1)
+        slope = jnp.sum(choose(growing, rate, 0.0), axis=1)
         left = space - jnp.sum(rate * full, axis=1) - jnp.sum(share * state)
-        flat = jnp.where(left > 0, jnp.inf, 0.0)
-        reach = jnp.where(slope > 0, left / jnp.where(slope > 0, slope, 1.0), flat)
+        flat = choose(left > 0, jnp.inf, 0.0)
+        reach = choose(slope > 0, left / choose(slope > 0, slope, 1.0), flat)
         longest = smaller(longest, larger(jnp.max(reach), 0.0))
     longest = ops.floor(longest / block) * block
     if beside is not None:
         longest = ops.at_least(longest - beside.tokens, 0.0)
-    return jnp.where(longest < contiguous, 0.0, longest)
+    return choose(longest < contiguous, 0.0, longest)
 
 
 def _of_largest(keys: list[Scalar], values: list[Scalar], ops: Ops) -> Scalar:

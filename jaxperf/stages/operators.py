@@ -5,9 +5,8 @@ Stages 2 to 5 are columns of this table: FLOPs, bytes, and time are functions of
 from __future__ import annotations
 
 import equinox as eqx
-import jax.numpy as jnp
 
-from ..ops import Ops, Scalar, larger, smaller
+from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.model import LayerGroup
 from .plan import Arithmetic, Plan
 from .routing import slowest_rank
@@ -118,7 +117,7 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
     rope_elements = (
         (1 - attention.linear)
         * 2
-        * jnp.where(
+        * choose(
             attention.latent > 0,
             (shape.heads + 1) * attention.rope_head_size,
             shape.heads * attention.head_size + shape.kv_elements / 2,
@@ -168,7 +167,7 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
 
 def _quantise(input_width: Scalar, width: Scalar) -> Scalar:
     """Bytes per element to read wide and write narrow, 0 where the GEMM takes the activations as they are."""
-    return jnp.where(input_width < width, width + input_width, 0.0)
+    return choose(input_width < width, width + input_width, 0.0)
 
 
 def embedding_table(plan: Plan, work: Pass) -> dict[str, Operator]:

@@ -6,10 +6,9 @@ any of this: what is not in use costs nothing, neither to run nor to compile."""
 from __future__ import annotations
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from ..constants import DTYPES
-from ..ops import Ops, Scalar, larger, smaller
+from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.deployment import Efficiency
 from ..spec.model import LayerGroup
 from ..spec.options import Options, Tiles
@@ -88,9 +87,9 @@ def _fused(table: dict[str, Operator], options: Options, group: LayerGroup, plan
     attends, gated = group.attention.present, feed_forward.gated
     has_dense, has_experts = smaller(feed_forward.width, 1.0), smaller(feed_forward.experts, 1.0)
     feeds = larger(has_dense, has_experts)
-    narrow = jnp.where(plan.attention.input_width < width, attends, 0.0)
+    narrow = choose(plan.attention.input_width < width, attends, 0.0)
     before = has_dense * plan.feed_forward.input_width + has_experts * plan.routed_experts.input_width
-    narrow = narrow + jnp.where(before < width, feeds, 0.0)
+    narrow = narrow + choose(before < width, feeds, 0.0)
     changed = dict(table)
 
     norm = table["norm, rope, quantise"]
@@ -144,7 +143,7 @@ def _dequantised_rows(table: dict[str, Operator], options: Options, plan: Plan) 
         gemms = [table[member] for member in members]
         weights = sum(gemm.present * gemm.n * gemm.k for gemm in gemms if isinstance(gemm, Gemm))
         present = larger(gemms[0].present, gemms[1].present)
-        quantised = jnp.where(how.weight_width < _NARROW * how.input_width, options.dequantise, 0.0)
+        quantised = choose(how.weight_width < _NARROW * how.input_width, options.dequantise, 0.0)
         copies = gemms[0].copies if isinstance(gemms[0], Gemm) else 1.0
         rows[f"dequantise {name}"] = Elementwise(
             quantised * present, copies, 2 * weights * how.input_width, 2 * weights, vector_peak

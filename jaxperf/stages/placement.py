@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..constants import SUSTAINED_SHARE
-from ..ops import Ops, Scalar, larger, smaller
+from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.deployment import Efficiency, Engine
 from ..spec.system import Memory, MemoryTier
 
@@ -68,8 +68,8 @@ def main_rate(memory: Memory, share: Scalar) -> Scalar:
 def may_use(tier: MemoryTier, pinned: Scalar, spills: Scalar) -> Scalar:
     """1 where a class may lie in a tier: the kind of memory that it is pinned to, else all but host and SSD, and these
     too where it may be offloaded."""
-    free = jnp.where(tier.kind < 0, 0.0, 1 - tier.spill * (1 - spills))
-    return jnp.where(pinned < 0, free, jnp.where(tier.kind == pinned, 1.0, 0.0))
+    free = choose(tier.kind < 0, 0.0, 1 - tier.spill * (1 - spills))
+    return choose(pinned < 0, free, choose(tier.kind == pinned, 1.0, 0.0))
 
 
 def rooms(memory: Memory, engine: Engine, busy: Scalar, ops: Ops) -> Rooms:
@@ -96,8 +96,8 @@ def _greedy(size: Scalar, room: Scalar, ops: Ops) -> Scalar:
 def fill(size: Scalar, room: Scalar, usable: Scalar, ops: Ops) -> Scalar:
     """Bytes of `size` at every tier, [tiers], when the `room` [tiers] of the fastest fills first; what is left over
     stands on the slowest that is `usable` [tiers] at all."""
-    here = jnp.where(usable > 0, 1.0, 0.0)
-    last = here * jnp.where(jnp.cumsum(here[::-1])[::-1] < 1.5, 1.0, 0.0)
+    here = choose(usable > 0, 1.0, 0.0)
+    last = here * choose(jnp.cumsum(here[::-1])[::-1] < 1.5, 1.0, 0.0)
     return _greedy(size, room, ops) + last * ops.at_least(size - jnp.sum(room), 0.0)
 
 
@@ -110,7 +110,7 @@ def place(weights: Scalar, kv_cache: Scalar, room: Rooms, engine: Engine, ops: O
     chosen = engine.placement
     bound_weights = chosen.pinned_weights + (1 - chosen.offload_weights) * chosen.offload_kv_cache
     bound_kv = chosen.pinned_kv_cache + (1 - chosen.offload_kv_cache) * chosen.offload_weights
-    kv_first = jnp.where(bound_kv > bound_weights, 1.0, jnp.where(bound_kv < bound_weights, 0.0, chosen.kv_first))
+    kv_first = choose(bound_kv > bound_weights, 1.0, choose(bound_kv < bound_weights, 0.0, chosen.kv_first))
     alone_weights = fill(weights, room.weights, room.weights, ops)
     alone_kv = fill(kv_cache, room.kv_cache, room.kv_cache, ops)
     for_weights = ops.minimum(room.weights, ops.at_least(room.free - alone_kv, 0.0))
@@ -136,6 +136,6 @@ def slowdown(placed: Residency, memory: Memory, efficiency: Efficiency) -> Slowd
         total = jnp.sum(sizes)
         longer = main_rate(memory, share) / sustained_rate(stacked(memory), share)
         slow = jnp.sum(sizes * longer) / larger(total, 1.0)  # divided last: exactly 1 where all is in main memory
-        return jnp.where(total > 1.0, slow, 1.0)
+        return choose(total > 1.0, slow, 1.0)
 
     return Slowdown(ratio(placed.weights, efficiency.gemm_memory), ratio(placed.kv_cache, efficiency.attention_memory))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..collectives.steps import group_steps
-from ..collectives.topology import Envelope, Line, exchange_envelope, gather_of, hop_line, reduce_of
+from ..collectives.steps import Step, group_steps
+from ..collectives.topology import Envelope, Line, exchange_of, gather_of, hop_line, reduce_of
 from ..constants import AXES, DTYPES
-from ..ops import Ops, Scalar, settle_together
+from ..ops import Ops, Scalar, choose, settle_together
 from ..spec.deployment import Deployment, Efficiency, Parallelism, WeightFormat
 from ..spec.model import Model
 from ..spec.system import Device, Software, System, Tier
@@ -34,7 +33,7 @@ def select(values: tuple[Scalar, ...], dtype: Any) -> Scalar:
     """The entry of a table by `DTYPES` for a (traced) type index."""
     result = values[0]
     for index in range(1, len(DTYPES)):
-        result = jnp.where(dtype == index, values[index], result)
+        result = choose(dtype == index, values[index], result)
     return result
 
 
@@ -89,20 +88,18 @@ def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Effici
     def each(found: Envelope, ranks: Scalar) -> Envelope:
         return Envelope(tuple(started(line, ranks) for line in found.lines))
 
-    def price(group: _Group) -> tuple[Envelope, Line, Scalar]:
+    def price(group: _Group) -> tuple[Envelope, Line, Step]:
         steps = group_steps(group.ranks, group.stride, fabric, efficiency, group.axis, ops)
-        reduce, gather = each(reduce_of(steps, ops), group.ranks), started(gather_of(steps, ops), group.ranks)
-        return reduce, gather, math.prod(step.aligned for step in steps)
+        return each(reduce_of(steps, ops), group.ranks), started(gather_of(steps, ops), group.ranks), steps
 
     # All groups in one batch: the program is a third as large as with a copy for each.
     groups = [(tp, 1.0, "tp"), (cp, tp, "cp"), (layout.ranks, 1.0, "ep"), (ep, moe_tp, "ep")]
     columns = zip(*[(size, stride, float(AXES.index(axis))) for size, stride, axis in groups], strict=True)
     stacked = _Group(*[jnp.stack([jnp.asarray(value, float) for value in column]) for column in columns])
-    priced = jax.vmap(price)(stacked)
-    (over_tp, over_cp, over_ranks), aligned = (
-        [jax.tree.map(lambda leaf, i=i: leaf[i], priced[:2]) for i in range(3)],
-        priced[2][0] * priced[2][1] * priced[2][3],
-    )
+    reduces, gathers, steps = jax.vmap(price)(stacked)
+    over_tp, over_cp, over_ranks = (jax.tree.map(lambda leaf, i=i: leaf[i], (reduces, gathers)) for i in range(3))
+    among_experts = jax.tree.map(lambda leaf: leaf[3], steps)
+    aligned = jnp.prod(steps.aligned, axis=1)
     return Links(
         tp_reduce=over_tp[0],
         tp_gather=over_tp[1],
@@ -110,10 +107,10 @@ def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Effici
         ranks_gather=over_ranks[1],
         cp_reduce=over_cp[0],
         cp_gather=over_cp[1],
-        exchange=each(exchange_envelope(ep, moe_tp, fabric, efficiency, ops, "ep"), ep),
+        exchange=each(exchange_of(among_experts, ep, ops), ep),
         hops=hop_line(layout.pp, layout.ranks, fabric, efficiency, ops, "pp"),
-        aligned=aligned,
-        ranks_aligned=priced[2][2],
+        aligned=aligned[0] * aligned[1] * aligned[3],
+        ranks_aligned=aligned[2],
     )
 
 

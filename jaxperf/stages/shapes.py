@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, clamp, larger, smaller
+from ..ops import EXACT, Ops, Scalar, choose, clamp, larger, smaller
 from ..spec.model import INDEX_SCALE_BYTES, Attention, LayerGroup
 
 
@@ -140,10 +140,10 @@ def chunk_pairs(attention_window: Scalar, work: Pass, prior: Scalar) -> Scalar:
     In decode the mean over a window, (w + 1)/2, once the context is longer than one: where in its window a sequence
     stands is a matter of chance.
     """
-    size = jnp.where(jnp.isfinite(attention_window), attention_window, 1.0)
+    size = choose(jnp.isfinite(attention_window), attention_window, 1.0)
     if work.decode:
         context = prior + work.new_tokens
-        return work.new_tokens * jnp.where(context > size, (size + 1) / 2, context)
+        return work.new_tokens * choose(context > size, (size + 1) / 2, context)
     return _in_chunks(work.new_tokens, prior, size)
 
 

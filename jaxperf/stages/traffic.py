@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import Ops, Scalar
+from ..ops import Ops, Scalar, choose
 from .operators import AttentionCore, Elementwise, Gemm, Operator
 from .shapes import Pass, chunk_pairs
 
@@ -33,7 +33,7 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
     shape = core.shape
     visible = ops.minimum(prior, core.window - 1) + work.new_tokens
     limited = jnp.isfinite(core.reach)  # infinity times tokens has no derivative
-    chosen = jnp.where(limited, work.new_tokens * jnp.where(limited, core.reach, 0.0), visible)
+    chosen = choose(limited, work.new_tokens * choose(limited, core.reach, 0.0), visible)
     seen = ops.minimum(visible, chosen)
     if work.decode:
         seen = seen + core.chunked * (chunk_pairs(core.window, work, prior) - seen)

@@ -25,6 +25,7 @@ def _priced(engine: Engine, layout: dict, work):
     return specs.priced(specs.model(MODEL), specs.system(), specs.deployment(engine=engine, **layout), work)
 
 
+@pytest.mark.float64
 @given(WORK, LAYOUTS, st.sampled_from([float("inf"), 64.0]))
 def test_launches_add_their_time_to_every_pass(work, layout, chunk):
     """τ·L·(kernels of a layer + two collectives', where a stage has several ranks) for each step and chunk."""

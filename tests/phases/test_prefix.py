@@ -123,6 +123,7 @@ def ttft_with_slope(tokens, model, machine, deployed, work):
     return evaluate(model, machine, deployed, _hit(work, tokens)).ttft
 
 
+@pytest.mark.float64
 def test_the_derivative_by_the_hit_agrees_with_differences():
     configuration = (_model(), specs.system(), specs.deployment(), specs.workload(30000, 10))
     _, slope = ttft_with_slope(10000.0, *configuration)
@@ -181,6 +182,7 @@ def test_hit_rates_at_their_ends():
     assert 0 < float(hit_rate(zipf(0.9, 1000.0), 1e-3).probability) < 1e-3
 
 
+@pytest.mark.float64
 def test_derivatives_of_the_hit_rate_agree_with_differences():
     rate = jax.jit(lambda s, n, c: hit_rate(zipf(s, n), c).probability)
     slopes = jax.grad(rate, argnums=(0, 1, 2))(0.9, 5000.0, 400.0)
