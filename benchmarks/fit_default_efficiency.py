@@ -28,6 +28,7 @@ from jaxperf.calibrate.rows import distinct, predicted_times, row_time, stack
 from jaxperf.ops import EXACT
 from jaxperf.spec.deployment import Efficiency, Parallelism, build_efficiency
 from jaxperf.spec.library import save
+from jaxperf.spec.model import stack_groups
 from jaxperf.stages.latency import operator_timing
 from jaxperf.stages.operators import AttentionCore, Gemm
 from jaxperf.stages.plan import make_links, make_plan
@@ -57,7 +58,7 @@ def kernel_time(kernel: Kernel, systems: Any, context: tuple[Any, Any], efficien
     model, deployment = context
     system = jax.tree.map(lambda leaf: leaf[kernel.system], systems)
     deployment = eqx.tree_at(lambda d: d.efficiency, deployment, efficiency)
-    plan = make_plan(model, system, deployment, EXACT)
+    plan = make_plan(model, stack_groups(model), system, deployment, EXACT)
     a, b, c, d, e = kernel.sizes
     width = kernel.width
     peak = jnp.where(width < 1.5, system.device.peak[3], system.device.peak[1])

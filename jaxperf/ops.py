@@ -14,6 +14,7 @@ difference."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -226,11 +227,34 @@ def settle(value: Scalar, alive: Scalar) -> Scalar:
 
 
 def settle_together(tree: Any, alive: Scalar) -> Any:
-    """`settle` for all numbers of a pytree at once; they should depend on the same axes."""
+    """`settle` for all numbers of a pytree at once; they should depend on the same axes. Python numbers stay as they
+    are; arrays must be scalars."""
     leaves, structure = jax.tree.flatten(tree)
     real = jnp.result_type(float)
-    packed = settle(jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), alive)
-    return jax.tree.unflatten(structure, [packed[index] for index in range(len(leaves))])
+    places = [index for index, leaf in enumerate(leaves) if hasattr(leaf, "dtype")]
+    packed = settle(jnp.stack([jnp.asarray(leaves[index], real) for index in places]), alive)
+    for index, leaf in zip(places, unstack(packed), strict=True):
+        leaves[index] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def unstack(array: Scalar) -> list[Scalar]:
+    """The entries of an array along its first axis: one operation for all, and one each."""
+    return [jax.lax.squeeze(part, (0,)) for part in jax.lax.split(array, [1] * array.shape[0])]
+
+
+def stack(items: Sequence[Any]) -> Any:
+    """Pytrees of equal structure as one, whose leaves have a leading axis."""
+    real = jnp.result_type(float)
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *items)
+
+
+def apart(tree: Any) -> list[Any]:
+    """The opposite of `stack`; a leaf that is a Python number is everybody's."""
+    leaves, structure = jax.tree.flatten(tree)
+    number = next(leaf.shape[0] for leaf in leaves if hasattr(leaf, "dtype"))
+    parts = [unstack(leaf) if hasattr(leaf, "dtype") else [leaf] * number for leaf in leaves]
+    return [jax.tree.unflatten(structure, items) for items in zip(*parts, strict=True)]
 
 
 EXACT = Exact()

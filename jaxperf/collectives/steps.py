@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..constants import AXES
-from ..ops import Ops, Scalar, choose
+from ..ops import Ops, Scalar, choose, stack
 from ..spec.deployment import Efficiency
 from ..spec.system import Software, Tier
 
@@ -123,7 +123,6 @@ def group_steps(
 
     min(G, reach/s) ranks lie inside a tier's reach; a tier that does not serve the `axis` joins none.
     """
-    real = jnp.result_type(float)
     joins: list[_Join] = []
     inner, inside_before, reach_before = 1.0, 0.0, 1.0
     for index, tier in enumerate(fabric):
@@ -167,11 +166,7 @@ def group_steps(
         )
 
     # All tiers in one batch: the program is a third as large as with a copy for each.
-    stacked = [
-        jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *parts)
-        for parts in (joins, fabric)
-    ]
-    return jax.vmap(step)(*stacked)
+    return jax.vmap(step)(stack(joins), stack(fabric))
 
 
 def alignment(

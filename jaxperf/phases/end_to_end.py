@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose, larger, settle
 from ..spec.deployment import Deployment, Parallelism
-from ..spec.model import Model
+from ..spec.model import LayerGroup, Model
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.latency import Assembly
@@ -136,7 +136,9 @@ def summary(
     requests = layout.replicas * workload.batch / lifetime
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
-    reason = settle(_reason(model, system, deployment, workload, memory, ttft, tpot), alive)
+    has_experts = jnp.any((ready.stacked.count > 0) & (ready.stacked.feed_forward.experts > 0))
+    layout_reason = settle(_layout_reason(model, ready.stacked, system, layout, workload, has_experts), alive)
+    reason = settle(_reason(layout_reason, workload, memory, ttft, tpot), alive)
     return Metrics(
         ttft=ttft,
         tpot=tpot,
@@ -147,7 +149,7 @@ def summary(
         decode_tokens_per_s=layout.replicas * workload.batch / tpot,
         requests_per_s=requests,
         devices=devices,
-        mfu=prefill.flops / (layout.pp * _fastest_peak(plan) * prefill.time),
+        mfu=prefill.flops / (layout.pp * _fastest_peak(plan, ready.stacked) * prefill.time),
         mbu=ops.minimum(workload.batch, layout.pp)
         * decode.needed_bytes
         / (layout.pp * system.device.memory.bandwidth * step),
@@ -156,7 +158,7 @@ def summary(
         joules_per_token=system.device.power * devices / tokens,
         memory=memory,
         residency=ready.residency,
-        aligned=plan.links.aligned * choose(_has_experts(model), plan.links.ranks_aligned, 1.0),
+        aligned=plan.links.aligned * choose(has_experts, plan.links.ranks_aligned, 1.0),
         prefill=prefill,
         decode=decode,
         prefill_bound=_bound(prefill),
@@ -166,14 +168,12 @@ def summary(
     )
 
 
-def _fastest_peak(plan: Plan) -> Scalar:
+def _fastest_peak(plan: Plan, stacked: LayerGroup) -> Scalar:
     """Peak of the fastest number type that the model's layers run in [FLOP/s]: what MFU refers to."""
-    peak = larger(plan.attention.peak, plan.core_peak)
-    for group in plan.model.groups:
-        f = group.feed_forward
-        peak = larger(peak, choose(f.width > 0, plan.feed_forward.peak, 0.0))
-        peak = larger(peak, choose(f.experts > 0, plan.routed_experts.peak, 0.0))
-        peak = larger(peak, choose(f.shared_width > 0, plan.shared_experts.peak, 0.0))
+    peak, f = larger(plan.attention.peak, plan.core_peak), stacked.feed_forward
+    kinds = (f.width, plan.feed_forward), (f.experts, plan.routed_experts), (f.shared_width, plan.shared_experts)
+    for size, how in kinds:
+        peak = larger(peak, choose(jnp.any(size > 0), how.peak, 0.0))
     return peak
 
 
@@ -185,10 +185,6 @@ def _bound(cost: PhaseCost) -> Scalar:
         index = choose(part > best, float(number), index)
         best = larger(part, best)
     return index
-
-
-def _has_experts(model: Model) -> Scalar:
-    return sum(choose(group.count > 0, group.feed_forward.experts, 0.0) for group in model.groups) > 0
 
 
 def _too_wide(system: System, layout: Parallelism, has_experts: Scalar) -> Scalar:
@@ -209,43 +205,35 @@ def _divides(divisor: Scalar, number: Scalar) -> Scalar:
     return jnp.abs(quotient * divisor - number) < 0.5
 
 
-def _reason(
-    model: Model,
-    system: System,
-    deployment: Deployment,
-    workload: Workload,
-    memory: DeviceMemory,
-    ttft: Scalar,
-    tpot: Scalar,
+def _layout_reason(
+    model: Model, stacked: LayerGroup, system: System, layout: Parallelism, workload: Workload, has_experts: Scalar
 ) -> Scalar:
-    """The first reason in `REASONS` that applies, 0 when none does."""
-    layout = deployment.parallelism
-    heads, experts = True, True
-    for group in model.groups:
-        empty = group.count == 0
-        a, f = group.attention, group.feed_forward
-        lead = choose(a.linear > 0, a.state_value_heads, a.query_heads)
-        heads = heads & (empty | (a.present == 0) | _divides(layout.tp, lead))
-        routed = (f.experts > 0) & _divides(layout.ep, f.experts) & _divides(layout.ep, layout.ranks)
-        experts = experts & (empty | (f.experts == 0) | routed)
-    has_experts = _has_experts(model)
-    experts = experts & (has_experts | (layout.ep < 1.5))
-    checks = (
+    """The first reason in `REASONS` that the layout or the lengths give, 0 when none does."""
+    a, f = stacked.attention, stacked.feed_forward
+    empty = stacked.count == 0
+    lead = choose(a.linear > 0, a.state_value_heads, a.query_heads)
+    heads = empty | (a.present == 0) | _divides(layout.tp, lead)
+    routed = _divides(layout.ep, f.experts) & _divides(layout.ep, layout.ranks)
+    experts = jnp.all(empty | (f.experts == 0) | routed) & (has_experts | (layout.ep < 1.5))
+    return _first(
         _too_wide(system, layout, has_experts),
-        ~heads,
+        ~jnp.all(heads),
         ~experts,
         layout.pp > model.layers + 0.5,
         workload.isl + workload.osl > model.max_context,
-        memory.overflow > 0,
-        ttft > workload.slo.ttft,
-        tpot > workload.slo.tpot,
     )
-    layout_checks, run_checks = checks[:5], checks[5:]
-    reason = jnp.zeros_like(ttft)
-    for number in range(len(run_checks), 0, -1):
-        reason = choose(run_checks[number - 1], float(number + len(layout_checks)), reason)
-    layout_reason = jnp.zeros_like(layout.tp)
-    for number in range(len(layout_checks), 0, -1):
-        layout_reason = choose(layout_checks[number - 1], float(number), layout_reason)
-    layout_reason = settle(layout_reason, model.vocabulary_size)
-    return choose(layout_reason > 0, layout_reason, reason)
+
+
+def _reason(layout_reason: Scalar, workload: Workload, memory: DeviceMemory, ttft: Scalar, tpot: Scalar) -> Scalar:
+    """The first reason in `REASONS` that applies, 0 when none does."""
+    found = _first(memory.overflow > 0, ttft > workload.slo.ttft, tpot > workload.slo.tpot)
+    before = len(REASONS) - 4  # those of the layout
+    return choose(layout_reason > 0, layout_reason, choose(found > 0, found + before, 0.0))
+
+
+def _first(*checks: Scalar) -> Scalar:
+    """The number of the first check that is true, from 1; 0 when none is."""
+    number = 0.0
+    for index in range(len(checks), 0, -1):
+        number = choose(checks[index - 1], float(index), number)
+    return number

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose, larger
 from ..spec.deployment import Deployment, Parallelism
-from ..spec.model import LayerGroup, Model
+from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import Memory
 from ..spec.workload import Workload
 from ..stages.memory import layer_kv_bytes
 from ..stages.placement import main_rate
 from .end_to_end import Metrics
-from .layers import stack_groups
 
 
 class Link(eqx.Module):

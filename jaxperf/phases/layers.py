@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, apart, unstack
 from ..spec.model import LayerGroup, Model
 from ..stages.communication import layer_communication
 from ..stages.forms import core_shape
@@ -50,11 +50,6 @@ def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, op
     )
 
 
-def stack_groups(model: Model) -> LayerGroup:
-    """All groups of a model as one `LayerGroup` whose leaves have a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *model.groups)
-
-
 def over_groups(
     cost: Callable[[LayerGroup], LayerCost], stacked: LayerGroup, passes: int | None = None
 ) -> list[LayerCost]:
@@ -72,8 +67,7 @@ def over_groups(
 
         return jax.lax.cond(group.count > 0, priced, skipped)
 
-    costs = jax.lax.map(body, stacked)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], costs) for i in range(stacked.count.shape[0])]
+    return apart(jax.lax.map(body, stacked))
 
 
 def model_shares(stacked: LayerGroup, plan: Plan, ops: Ops) -> Scalar:
@@ -90,8 +84,9 @@ def whole(model: Model, values: list[Scalar]) -> Scalar:
 def slowest(shares: Scalar, values: list[Scalar], first: Scalar, last: Scalar, pp: Scalar, ops: Ops) -> Scalar:
     """Largest sum over a stage of a per-layer value, with what the first and the last stage do besides."""
     alone = 1 - EXACT.above(pp, 1.5)
-    groups, count = shares.shape
-    sums = [sum(shares[g, c] * values[g] for g in range(groups)) for c in range(count)]
+    count = shares.shape[1]
+    held = unstack(jnp.reshape(shares, -1))
+    sums = [sum(share * value for share, value in zip(held[c::count], values, strict=True)) for c in range(count)]
     sums[0] = sums[0] + first + alone * last
     sums[-1] = sums[-1] + last + alone * first
     return ops.maximum(*sums)

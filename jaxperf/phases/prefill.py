@@ -6,12 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar
+from ..ops import EXACT, Ops, Scalar, apart, stack, unstack
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup
 from ..stages.communication import embedding_communication, head_communication, hop_communication
 from ..stages.host import host_time
-from ..stages.latency import Assembly, overlapped, table_timing
+from ..stages.latency import Assembly, Timing, overlapped, table_timing
 from ..stages.operators import embedding_table, head_table
 from ..stages.plan import Plan
 from ..stages.shapes import Pass
@@ -77,67 +77,60 @@ def prefill_times(
     deployment = plan.deployment
     chunk = deployment.engine.chunk
     passes = [p for number in prompts for p in prefill_passes(isl, chunk, number, deployment, ops, hit)]
-    real = jnp.result_type(float)
-    together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, real) for leaf in leaves]), *passes)
+    together = stack(passes)
 
     def cost(group: LayerGroup) -> LayerCost:
         return jax.vmap(lambda work: layer_cost(group, plan, work, assembly, ops))(together)
 
     costs = over_groups(cost, stacked, len(passes))
-    results = []
-    for index in range(len(prompts)):
-        full, rest = passes[2 * index], passes[2 * index + 1]
-        pairs = [tuple(jax.tree.map(lambda leaf, place=2 * index + i: leaf[place], c) for i in (0, 1)) for c in costs]
-        results.append(_assemble(plan, full, rest, pairs, shares, assembly, ops))
-    return results
+    pairs = jax.tree.map(lambda leaf: jnp.reshape(leaf, (len(prompts), 2)), (together, costs))
+    found = jax.vmap(lambda work, costs: _assemble(plan, work, costs, shares, assembly, ops))(*pairs)
+    return apart(found)
 
 
 def _assemble(
-    plan: Plan,
-    full: Pass,
-    rest: Pass,
-    pairs: list[tuple[LayerCost, ...]],
-    shares: Scalar,
-    assembly: Assembly,
-    ops: Ops,
+    plan: Plan, work: Pass, costs: list[LayerCost], shares: Scalar, assembly: Assembly, ops: Ops
 ) -> PhaseCost:
-    """One prefill from the costs of its full chunks and its short last one."""
+    """One prefill from its full chunks and its short last one: leaves [2] of both, the passes and a layer's costs."""
     model, deployment = plan.model, plan.deployment
     engine, pp = deployment.engine, deployment.parallelism.pp
 
-    def total(field: str) -> list[Scalar]:
-        return [getattr(a, field) + getattr(b, field) for a, b in pairs]
+    def total(field: str) -> Scalar:
+        return whole(model, [jnp.sum(getattr(cost, field)) for cost in costs])
 
-    embeds = [table_timing(embedding_table(plan, p), plan, p, assembly, ops) for p in (full, rest)]
-    embed = embeds[0] + embeds[1]
-    embed_networks = [embedding_communication(plan, p, ops) for p in (full, rest)]
-    embed_network = full.chunks * embed_networks[0] + rest.chunks * embed_networks[1]
+    def embedded(work: Pass) -> tuple[Timing, Scalar]:
+        timing = table_timing(embedding_table(plan, work), plan, work, assembly, ops)
+        return timing, embedding_communication(plan, work, ops)
+
+    embeds, embed_networks = jax.vmap(embedded)(work)
+    embed: Timing = jax.tree.map(jnp.sum, embeds)
+    embed_network = jnp.sum(work.chunks * embed_networks)
+    full, rest = apart(work)
     once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
     head = table_timing(head_table(plan, once), plan, once, assembly, ops)
     head_network, hops = head_communication(plan, once), hop_communication(plan, full)
     first = overlapped(embed.time, embed_network, engine.overlap, ops)
     last = overlapped(head.time, head_network, engine.overlap, ops)
 
-    busiest = slowest(shares, total("time"), first, 0.0, pp, ops)
+    busiest = slowest(shares, [jnp.sum(cost.time) for cost in costs], first, 0.0, pp, ops)
 
-    def elsewhere(index: int) -> Scalar:
-        """What the stages but the slowest take for the last full chunk (0) or for the short one (1)."""
-        lasts = [pair[index].last for pair in pairs]
-        start = overlapped(embeds[index].last, embed_networks[index], engine.overlap, ops)
+    def elsewhere(lasts: list[Scalar], embed: Scalar, network: Scalar) -> Scalar:
+        """What the stages but the slowest take for the last full chunk or for the short one."""
+        start = overlapped(embed, network, engine.overlap, ops)
         return whole(model, lasts) + start - slowest(shares, lasts, start, 0.0, pp, EXACT)
 
     # The longest chunk's way through the other stages; the hard maximum keeps it from turning negative when relaxed.
-    fill = ops.at_least(ops.at_least(elsewhere(0), elsewhere(1)), 0.0)
-    chunks = full.chunks + rest.chunks
+    others = unstack(jax.vmap(elsewhere)([cost.last for cost in costs], embeds.last, embed_networks))
+    fill = ops.at_least(ops.at_least(others[0], others[1]), 0.0)
     tokens = full.sequences * (full.chunks * full.new_tokens + rest.new_tokens)
-    host = host_time(plan, chunks, full.sequences, tokens)
+    host = host_time(plan, jnp.sum(work.chunks), full.sequences, tokens)
     device_time = busiest + fill + hops + last
     return PhaseCost(
         time=overlapped(device_time, host, engine.host_overlap, ops),
-        compute=whole(model, total("compute")) + head.compute,
-        memory=whole(model, total("memory")) + embed.memory + head.memory,
-        network=whole(model, total("network")) + embed_network + head_network + hops,
-        overhead=whole(model, total("overhead")) + embed.overhead + head.overhead + host,
-        flops=whole(model, total("flops")) + head.flops,
-        needed_bytes=whole(model, total("needed_bytes")) + head.needed_bytes,
+        compute=total("compute") + head.compute,
+        memory=total("memory") + embed.memory + head.memory,
+        network=total("network") + embed_network + head_network + hops,
+        overhead=total("overhead") + embed.overhead + head.overhead + host,
+        flops=total("flops") + head.flops,
+        needed_bytes=total("needed_bytes") + head.needed_bytes,
     )

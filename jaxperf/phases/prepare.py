@@ -6,14 +6,14 @@ import equinox as eqx
 
 from ..ops import Ops, Scalar, settle_together
 from ..spec.deployment import Deployment
-from ..spec.model import LayerGroup, Model
+from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.memory import Beside, DeviceMemory, activation_bytes, device_memory
 from ..stages.placement import Residency, place, slowdown
 from ..stages.plan import Plan, make_plan
 from .decode import decode_pass
-from .layers import model_shares, stack_groups
+from .layers import model_shares
 from .prefill import prefill_passes
 
 
@@ -43,13 +43,14 @@ def prepare(
     engine = deployment.engine
     cached = deployment.precision.kv_cache * engine.kv_width
     deployment = eqx.tree_at(lambda d: d.precision.kv_cache, deployment, cached)
-    plan, stacked = make_plan(model, system, deployment, ops), stack_groups(model)
+    stacked = stack_groups(model)
+    plan = make_plan(model, stacked, system, deployment, ops)
     shares = model_shares(stacked, plan, ops)
     layout = deployment.parallelism
     decode, _ = decode_pass(deployment, workload, ops, 1.0 if beside is None else beside.tokens)
     chunk, prompts = deployment.engine.chunk, workload.prefill_batch
     full, _ = prefill_passes(workload.isl, chunk, prompts, deployment, ops, workload.prefix_hit)
-    live = activation_bytes(model, layout, deployment.precision, decode.rows, full.rows, ops)
+    live = activation_bytes(model, stacked, layout, deployment.precision, decode.rows, full.rows, ops)
     sequences = ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0)
     peak = workload.isl + workload.osl
     if beside is not None:

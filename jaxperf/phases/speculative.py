@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose, larger
 from ..spec.deployment import Deployment
-from ..spec.model import LayerGroup, Model
+from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.latency import Assembly, table_timing
@@ -21,7 +21,7 @@ from ..stages.plan import Plan, make_plan
 from .decode import PhaseCost, decode_pass, decode_step
 from .drafts import Speculation, chain, tokens_per_verify
 from .end_to_end import REASONS, Metrics, summary
-from .layers import model_shares, stack_groups
+from .layers import model_shares
 from .prefill import prefill_times
 from .prepare import prepare
 
@@ -173,7 +173,7 @@ def speculate(
     beside = _beside(speculation, tokens, ops)
     alone = prepare(model, system, deployment, workload, ops)
     ready = prepare(model, system, deployment, workload, ops, beside)
-    draft_plan = make_plan(speculation.draft, system, quiet, ops)
+    draft_plan = make_plan(speculation.draft, beside.stacked, system, quiet, ops)
     draft = _Runner(draft_plan, beside.stacked, model_shares(beside.stacked, draft_plan, ops))
     target, before = (_Runner(found.plan, found.stacked, found.shares) for found in (ready, alone))
 

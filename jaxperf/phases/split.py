@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose
 from ..spec.deployment import Deployment
-from ..spec.model import LayerGroup, Model
+from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import System
 from ..spec.workload import Workload
 from ..stages.host import host_time
@@ -18,7 +18,7 @@ from ..stages.operators import embedding_table, head_table
 from ..stages.plan import Plan, make_plan
 from ..stages.shapes import Pass, layers_below
 from .decode import decode_pass
-from .layers import layer_cost, stack_groups
+from .layers import layer_cost
 from .prefill import prefill_passes
 
 
@@ -74,8 +74,8 @@ def layer_split(
     whole = choose(layers_on_gpu > layers - 0.5, 1.0, 0.0)
     some = choose(layers_on_gpu > 0.5, 1.0, 0.0)
     sides = (
-        _Side(make_plan(model, gpu, gpu_deployment, ops), stacked.count - on_cpu, 0.0 * whole, whole),
-        _Side(make_plan(model, cpu, cpu_deployment, ops), on_cpu, 1.0 + 0.0 * whole, 1 - whole),
+        _Side(make_plan(model, stacked, gpu, gpu_deployment, ops), stacked.count - on_cpu, 0.0 * whole, whole),
+        _Side(make_plan(model, stacked, cpu, cpu_deployment, ops), on_cpu, 1.0 + 0.0 * whole, 1 - whole),
     )
 
     def through(work: Pass) -> Scalar:
@@ -127,7 +127,7 @@ def _bytes(side: _Side, stacked: LayerGroup, workload: Workload, step: Pass, pro
     hidden, tokens = model.hidden_size, workload.isl + workload.osl
     layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, layout, precision, ops))(stacked)
     cache = jax.vmap(lambda group: layer_kv_bytes(group, tokens, deployment, ops))(stacked)
-    live = activation_bytes(model, layout, precision, step.rows, prompt.rows, ops)
+    live = activation_bytes(model, stacked, layout, precision, step.rows, prompt.rows, ops)
     ends = side.embedding * embedding_bytes(model, layout, precision)
     apart = side.head * (1 - model.tied_embeddings * side.embedding)
     head = apart * model.vocabulary_size * hidden * precision.lm_head.bytes

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..constants import GROUP_SLOTS
-from ..ops import Scalar
+from ..ops import Scalar, stack
 
 
 class Attention(eqx.Module):
@@ -238,6 +238,11 @@ def build_model(document: dict) -> Model:
         max_context=float("inf") if limit is None else limit,
         groups=tuple(groups),
     )
+
+
+def stack_groups(model: Model) -> LayerGroup:
+    """All groups of a model as one `LayerGroup` whose leaves have a leading axis."""
+    return stack(model.groups)
 
 
 def as_arrays(tree: Any) -> Any:

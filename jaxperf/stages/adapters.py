@@ -88,7 +88,7 @@ def layer_adapter_bytes(group: LayerGroup, hidden: Scalar, deployment: Deploymen
     """Bytes of all adapters of one layer on one device [bytes]: count·r·Σ(n + k)·b_a; merged ahead they take none."""
     options, tp = deployment.engine.options, deployment.parallelism.tp
     adapters = Adapters() if options is None else options.adapters
-    shape = attention_shape(group.attention, hidden, tp, True, ops)
+    shape = attention_shape(group.attention, hidden, tp, 1.0, ops)
     sizes = adapted_sizes(group, shape, hidden, tp)
     sides = (
         adapters.attention * sizes[0].sides

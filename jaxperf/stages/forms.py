@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ..ops import Ops, Scalar, choose
 from ..spec.model import LayerGroup
 from .latency import operator_timing
-from .operators import AttentionCore, Operator, layer_table
+from .operators import AttentionCore, Operator, attention_rows, layer_table
 from .plan import Plan
 from .shapes import AttentionShape, Pass, attention_shape
 
@@ -25,36 +25,25 @@ def best_table(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> dict[str,
     """
     tp, attention = plan.deployment.parallelism.tp, group.attention
 
-    def table(absorbed: bool) -> dict[str, Operator]:
-        shape = attention_shape(attention, plan.model.hidden_size, tp, absorbed, ops)
-        return layer_table(group, shape, plan, work, ops)
+    def shaped(absorbed: Scalar) -> AttentionShape:
+        return attention_shape(attention, plan.model.hidden_size, tp, absorbed, ops)
 
     if work.decode:
-        return table(True)
-    expanded = table(False)
-    absorbed = table(True)
+        return layer_table(group, shaped(1.0), plan, work, ops)
     wanted = plan.deployment.engine.mla_absorbed
 
-    def stacked(name: str) -> Operator:
-        """Both forms of an operator, absorbed first; they differ in what is static, too."""
-        pairs = zip(jax.tree.leaves(absorbed[name]), jax.tree.leaves(expanded[name]), strict=True)
-        both = [jnp.stack([jnp.asarray(leaf, float) for leaf in pair]) for pair in pairs]
-        return jax.tree.unflatten(jax.tree.structure(expanded[name]), both)
-
-    forms = {name: stacked(name) for name in DIFFERING}
-
-    def time(operators: dict[str, Operator]) -> Scalar:
-        return sum(operator_timing(operator, plan, work, ops).time for operator in operators.values())
+    def time(absorbed: Scalar) -> Scalar:
+        rows = attention_rows(group, shaped(absorbed), plan, work)
+        return sum(operator_timing(rows[name], plan, work, ops).time for name in DIFFERING)
 
     def compared() -> Scalar:
-        times = jax.vmap(time)(forms)
+        times = jax.vmap(time)(jnp.asarray([1.0, 0.0]))
         return choose(wanted < 0, choose(times[0] < times[1], 1.0, 0.0), wanted)
 
     has_two_forms = attention.latent * (1 - attention.direct) > 0
     shape = jax.eval_shape(compared)
-    chosen = jax.lax.cond(has_two_forms, compared, lambda: jnp.zeros(shape.shape, shape.dtype)) > 0
-    picked = jax.tree.map(lambda leaf: choose(chosen, leaf[0], leaf[1]), forms)
-    return expanded | picked
+    absorbed = jax.lax.cond(has_two_forms, compared, lambda: jnp.zeros(shape.shape, shape.dtype))
+    return layer_table(group, shaped(absorbed), plan, work, ops)
 
 
 def core_shape(table: dict[str, Operator]) -> AttentionShape:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+
 from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
@@ -43,17 +46,17 @@ def layer_kernels(group: LayerGroup, options: Options) -> Scalar:
     )
 
 
-def dispatches(model: Model, options: Options) -> Scalar:
-    """Kernels of one pass through the whole model, collectives apart [kernels]: Σ layers + 3."""
-    return sum(group.count * layer_kernels(group, options) for group in model.groups) + KERNELS_BESIDE
+def dispatches(stacked: LayerGroup, options: Options) -> Scalar:
+    """Kernels of one pass through all layers of the groups `stacked`, collectives apart [kernels]: Σ layers + 3."""
+    return jnp.sum(jax.vmap(lambda group: group.count * layer_kernels(group, options))(stacked)) + KERNELS_BESIDE
 
 
-def kernels(model: Model, deployment: Deployment, ops: Ops) -> Scalar:
+def kernels(model: Model, stacked: LayerGroup, deployment: Deployment, ops: Ops) -> Scalar:
     """Kernels of one pass through the whole model: L·(a layer's + 2 collectives' where a stage has several ranks), a
     layer's as the engine says, or counted (see `dispatches`)."""
     engine, layout = deployment.engine, deployment.parallelism
     several = ops.minimum(layout.ranks - 1, 1.0)
     collectives = several * COLLECTIVES_PER_LAYER * engine.kernels_per_collective
     given = model.layers * engine.kernels_per_layer
-    counted = dispatches(model, Options() if engine.options is None else engine.options)
+    counted = dispatches(stacked, Options() if engine.options is None else engine.options)
     return choose(engine.kernels_per_layer < 0, counted, given) + model.layers * collectives

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import Exact, Ops, Scalar, choose, clamp, larger, settle_together
+from ..ops import Exact, Ops, Scalar, apart, choose, clamp, larger, settle_together, stack
 from ..spec.deployment import Efficiency
 from .flops import attention_flops, flops
 from .operators import AttentionCore, Elementwise, Gemm, Operator
@@ -193,8 +193,7 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     end = ops.at_least(chunks - 1, 0.0)
     second = ops.minimum(1.0, ops.at_least(growing - 1, 0.0))
     places = jnp.stack([0.0 * end, second, growing, ops.minimum(growing + straddling, end), end])
-    found = jax.vmap(sides)(places)
-    start, following, filling, after, last = (jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(5))
+    start, following, filling, after, last = apart(jax.vmap(sides)(places))
     step = 1 / ops.at_least(full - 1, 1.0)
     beyond = _Sides(*[one + (end - one) * step for one, end in zip(after.values, last.values, strict=True)])
     runs = [_Run(start, following, growing), _Run(after, beyond, full)]
@@ -269,16 +268,34 @@ def overlapped(local: Scalar, other: Scalar, overlap: Scalar, ops: Ops) -> Scala
     return ops.maximum(local, other + (1 - overlap) * local)
 
 
+def gemms_of(table: dict[str, Operator]) -> dict[str, Gemm]:
+    """The GEMMs of a table."""
+    return {name: operator for name, operator in table.items() if isinstance(operator, Gemm)}
+
+
 def table_timing(table: dict[str, Operator], plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> Timing:
-    """A table's timing. `operator`: the sum over operators. `phase`: max(Σ compute, Σ memory) + Σ overhead."""
+    """A table's timing. `operator`: the sum over operators. `phase`: max(Σ compute, Σ memory) + Σ overhead.
+
+    All GEMMs are priced in one batch, so that the program is small. What a decode step's rows multiply is settled first
+    and multiplied one by one: a scan does that for every batch.
+    """
+    gemms = gemms_of(table)
+    others = {name: operator for name, operator in table.items() if name not in gemms}
+    together = stack(list(gemms.values())) if gemms else None
     if work.decode:
-        costs = {name: row_costs(operator, plan, work, ops) for name, operator in table.items()}
+        costs = {name: row_costs(operator, plan, work, ops) for name, operator in others.items()}
+        if together is not None:
+            batch = eqx.filter_vmap(lambda gemm: row_costs(gemm, plan, work, ops))(together)
+            costs |= dict(zip(gemms, apart(batch), strict=True))
         costs = settle_together(costs, plan.model.vocabulary_size)
         parts = [timing_of_rows(operator, costs[name], plan, work, ops) for name, operator in table.items()]
     else:
-        parts = [operator_timing(operator, plan, work, ops) for operator in table.values()]
-    total, *others = parts
-    for timing in others:
+        parts = [operator_timing(operator, plan, work, ops) for operator in others.values()]
+        if together is not None:
+            batch = jax.vmap(lambda gemm: operator_timing(gemm, plan, work, ops))(together)
+            parts.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), batch))
+    total, *rest = parts
+    for timing in rest:
         total = total + timing
     if assembly == "operator":
         return total

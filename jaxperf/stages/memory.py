@@ -9,14 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Counting, Ops, Scalar, choose, larger, settle, smaller
+from ..ops import EXACT, Counting, Ops, Scalar, choose, larger, settle, unstack
 from ..spec.deployment import Deployment, Parallelism, Precision
 from ..spec.model import Attention, FeedForward, LayerGroup, Model
 from ..spec.system import Memory
 from .adapters import layer_adapter_bytes
 from .placement import Rooms, rooms, stacked
 from .plan import Plan
-from .shapes import attention_shape, kv_heads_on_rank
+from .shapes import cached_elements, kv_heads_on_rank
 
 _NO_SEQUENCE = 1e-6  # fewer sequences than this are none: keeps the pressure of a full device finite
 
@@ -198,14 +198,14 @@ def layer_kv_bytes(group: LayerGroup, tokens: Scalar, deployment: Deployment, op
     """
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
     a = group.attention
-    shape = attention_shape(a, 1.0, layout.tp, True, ops)
+    token, state = cached_elements(a, layout.tp, ops)
     kept = ops.minimum(tokens, a.window) + ops.minimum(tokens, a.recent) / a.kept_share
     blocks = ops.ceil_divide(kept, engine.block_tokens)
-    entry = shape.kv_elements * precision.kv_cache + a.index_bytes * a.kept_share
+    entry = token * precision.kv_cache + a.index_bytes * a.kept_share
     cache = a.stored * blocks * engine.block_tokens * entry / layout.cp
     inputs = 2 * a.state_key_heads * a.head_size + a.state_value_heads * a.value_head_size
     convolution = a.linear * ops.at_least(a.convolution_width - 1, 0.0) * inputs / layout.tp
-    return cache + shape.state_elements * STATE_BYTES + convolution * precision.activations
+    return cache + state * STATE_BYTES + convolution * precision.activations
 
 
 def embedding_bytes(model: Model, layout: Parallelism, precision: Precision) -> Scalar:
@@ -223,7 +223,13 @@ def head_bytes(model: Model, layout: Parallelism, precision: Precision, ops: Ops
 
 
 def activation_bytes(
-    model: Model, layout: Parallelism, precision: Precision, decode_rows: Scalar, prefill_rows: Scalar, ops: Ops
+    model: Model,
+    stacked: LayerGroup,
+    layout: Parallelism,
+    precision: Precision,
+    decode_rows: Scalar,
+    prefill_rows: Scalar,
+    ops: Ops,
 ) -> Scalar:
     """Live activations of the widest layer, the larger of the two phases, with the decode logits [bytes].
 
@@ -231,13 +237,14 @@ def activation_bytes(
     larger of (Hq + 2Hkv)·dk/tp, 3F/tp and k·(D + 3Fe)/moe_tp.
     """
     hidden, tp, moe_tp = model.hidden_size, layout.tp, layout.ranks / layout.ep
-    kv, widest = 0.0, 0.0
-    for group in model.groups:
+
+    def sizes(group: LayerGroup) -> tuple[Scalar, Scalar]:
         a, f = group.attention, group.feed_forward
-        kv = ops.at_least(kv, layer_kv_elements(a))
         qkv = (a.query_heads * a.head_size + 2 * a.kv_heads * a.head_size) / tp
         experts = f.experts_per_token * (hidden + 3 * f.expert_width) / moe_tp
-        widest = ops.at_least(ops.at_least(ops.at_least(widest, qkv), 3 * (f.width + f.shared_width) / tp), experts)
+        return layer_kv_elements(a), ops.at_least(ops.at_least(qkv, 3 * (f.width + f.shared_width) / tp), experts)
+
+    kv, widest = (EXACT.maximum(*unstack(found)) for found in jax.vmap(sizes)(stacked))
     logits = 4.0 * model.vocabulary_size / tp
     decode = decode_rows * ((4 * hidden + kv) * precision.activations + logits)
     prefill = prefill_rows * (2 * hidden + widest) * precision.activations + logits
@@ -319,16 +326,17 @@ def device_memory(
         held, kv = held + beside.weights, kv + beside.kv_cache
     room = rooms(plan.system.device.memory, engine, engine.reserve + activations, ops)
     kv_room, weights_room, either = jnp.sum(room.kv_cache), jnp.sum(room.weights), room.either
-    candidates = range(count)
-    spare = [ops.minimum(ops.at_least(either - held[c], 0.0), kv_room) for c in candidates]
-    spare = [choose((held[c] > weights_room) | (room.unplaced > 0), 0.0, spare[c]) for c in candidates]
-    fits = ops.minimum(*[spare[c] / ops.at_least(kv[c], 1e-3) for c in candidates])
-    totals = [held[c] + sequences * kv[c] for c in candidates]
+    weights_on, kv_on = unstack(held), unstack(kv)
+    spare = [ops.minimum(ops.at_least(either - on, 0.0), kv_room) for on in weights_on]
+    none = room.unplaced > 0
+    spare = [choose((on > weights_room) | none, 0.0, space) for on, space in zip(weights_on, spare, strict=True)]
+    fits = ops.minimum(*[space / ops.at_least(on, 1e-3) for space, on in zip(spare, kv_on, strict=True)])
+    totals = [weights + sequences * cache for weights, cache in zip(weights_on, kv_on, strict=True)]
     total = settle(ops.maximum(*totals), model.vocabulary_size)
-    weights = _of_largest(totals, [held[c] for c in candidates], ops)
-    most_weights, most_kv = EXACT.maximum(*held), sequences * EXACT.maximum(*kv)
+    weights = _of_largest(totals, weights_on, ops)
+    most_weights, most_kv = EXACT.maximum(*weights_on), sequences * EXACT.maximum(*kv_on)
     missing = (total + room.unplaced - either, most_weights - weights_room, most_kv - kv_room)
-    context = longest_context(shares, stacked, [space / sequences for space in spare], deployment, ops, beside)
+    context = longest_context(shares, stacked, jnp.stack(spare) / sequences, deployment, ops, beside)
     return DeviceMemory(
         weights=weights,
         kv_cache=total - weights,
@@ -357,8 +365,9 @@ def _cache_growth(stacked: LayerGroup, deployment: Deployment, ops: Ops) -> tupl
     groups' windows and of their recent tokens, bytes a token and the tokens at which that ends [2·groups]."""
     block, attention = deployment.engine.block_tokens, stacked.attention
     plain = eqx.tree_at(lambda g: g.attention.recent, stacked, jnp.zeros_like(attention.recent))
-    state = jax.vmap(lambda group: layer_kv_bytes(group, 0.0, deployment, ops))(plain)
-    token = (jax.vmap(lambda group: layer_kv_bytes(group, block, deployment, ops))(plain) - state) / block
+    tokens = jnp.stack([0.0 * block, block])
+    held = jax.vmap(lambda group: jax.vmap(lambda some: layer_kv_bytes(group, some, deployment, ops))(tokens))(plain)
+    state, token = held[:, 0], (held[:, 1] - held[:, 0]) / block
     rates = jnp.concatenate([token, token / attention.kept_share])
     return state, rates, jnp.concatenate([attention.window, attention.recent])
 
@@ -366,12 +375,12 @@ def _cache_growth(stacked: LayerGroup, deployment: Deployment, ops: Ops) -> tupl
 def longest_context(
     shares: Scalar,
     stacked: LayerGroup,
-    room: list[Scalar],
+    room: Scalar,
     deployment: Deployment,
     ops: Ops,
     beside: Beside | None = None,
 ) -> Scalar:
-    """Longest context whose KV cache fits into `room`, bytes a sequence on each candidate stage [tokens].
+    """Longest context whose KV cache fits into `room`, [candidates] bytes a sequence on each stage [tokens].
 
     KV bytes are Σ_t a_t·min(S, w_t) + state over terms t: each group's window, and the recent tokens of a compressed
     cache. That is the least of some lines in S, one for each choice of which terms count as full. So the longest S is
@@ -392,15 +401,16 @@ def longest_context(
     least = jnp.concatenate([jnp.zeros(1, window.dtype), window])
     growing = endless[None, :] | (window[None, :] > least[:, None])
     full = choose(growing, 0.0, whole_blocks[None, :])
-    longest = jnp.asarray(jnp.inf, rates.dtype)
-    for candidate, space in enumerate(room):
-        share = shares[:, candidate]
-        rate = (counts[:, candidate] * rates)[None, :]
-        slope = jnp.sum(choose(growing, rate, 0.0), axis=1)
+
+    def reached(space: Scalar, share: Scalar, count: Scalar) -> Scalar:
+        rate = (count * rates)[None, :]
+        slope = jnp.sum(jnp.where(growing, rate, 0.0), axis=1)
         left = space - jnp.sum(rate * full, axis=1) - jnp.sum(share * state)
         flat = choose(left > 0, jnp.inf, 0.0)
-        reach = choose(slope > 0, left / choose(slope > 0, slope, 1.0), flat)
-        longest = smaller(longest, larger(jnp.max(reach), 0.0))
+        return jnp.max(choose(slope > 0, left / choose(slope > 0, slope, 1.0), flat))
+
+    longest = EXACT.minimum(*unstack(jax.vmap(reached, in_axes=(0, 1, 1))(room, shares, counts)))
+    longest = larger(longest, 0.0)
     longest = ops.floor(longest / block) * block
     if beside is not None:
         longest = ops.at_least(longest - beside.tokens, 0.0)

@@ -85,35 +85,91 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
 
     **Returns:** a dict with the same keys for every model; what a layer lacks has `present` 0.
     """
-    layout, precision = plan.deployment.parallelism, plan.deployment.precision
-    attention, feed_forward = group.attention, group.feed_forward
-    hidden, rows, width = plan.model.hidden_size, work.rows, precision.activations
-    tp, moe_tp = layout.tp, plan.moe_tp
-    at, ff, shared, routed = plan.attention, plan.feed_forward, plan.shared_experts, plan.routed_experts
+    norms = {"norm, rope, quantise": _norm_row(group, shape, plan, work)}
+    return norms | attention_rows(group, shape, plan, work) | _feed_forward_rows(group, plan, work)
 
-    def gemm(
-        m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, copies: Scalar = 1.0, present: Scalar | None = None
-    ) -> Gemm:
-        if present is None:
-            present = smaller(n * k, 1.0)
-        return Gemm(present, copies, m, n, k, how.weight_width, how.input_width, width, how.peak)
 
+def _gemm(m: Scalar, n: Scalar, k: Scalar, how: Arithmetic, width: Scalar) -> Gemm:
+    """A product that is there where its weights are."""
+    return Gemm(smaller(n * k, 1.0), 1.0, m, n, k, how.weight_width, how.input_width, width, how.peak)
+
+
+def attention_rows(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass) -> dict[str, Operator]:
+    """The operators of one layer's attention."""
+    precision, attention = plan.deployment.precision, group.attention
+    hidden, rows, width, at = plan.model.hidden_size, work.rows, precision.activations, plan.attention
     # MLA's kv_b product runs once a row where it is absorbed, but for every visible token where it is expanded.
-    up_rows = rows if shape.absorbed else work.sequences * work.mean_context
+    up_rows = rows
+    if not work.decode:
+        up_rows = shape.absorbed * rows + (1 - shape.absorbed) * (work.sequences * work.mean_context)
+    return {
+        "latent down": _gemm(rows, shape.down_n, hidden, at, width),
+        "qkv projection": _gemm(rows, shape.qkv_n, shape.qkv_k, at, width),
+        "latent up": _gemm(up_rows, shape.up_n, shape.up_k, at, width),
+        "attention": AttentionCore(
+            attention.present,
+            shape,
+            attention.window,
+            precision.kv_cache,
+            width,
+            plan.deployment.parallelism.cp,
+            plan.deployment.engine.causal_work,
+            plan.core_peak,
+            attention.attended,
+            2 * attention.index_size * attention.kept_share * plan.index_speed,
+            attention.index_bytes * attention.kept_share,
+            attention.chunked,
+            attention.stored,
+        ),
+        "output projection": _gemm(rows, attention.present * hidden, shape.out_k, at, width),
+    }
+
+
+def _feed_forward_rows(group: LayerGroup, plan: Plan, work: Pass) -> dict[str, Operator]:
+    """The operators of one layer's feed-forward: dense, shared experts, routed experts."""
+    layout, feed_forward = plan.deployment.parallelism, group.feed_forward
+    hidden, rows, width = plan.model.hidden_size, work.rows, plan.deployment.precision.activations
+    ff, shared, routed = plan.feed_forward, plan.shared_experts, plan.routed_experts
     has_experts = smaller(feed_forward.experts, 1.0)
     chosen, experts = feed_forward.experts_per_token, feed_forward.experts
     load, active = slowest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score)
     expert_rows = load / larger(active, 1e-6)
     gates = 1 + feed_forward.gated
-    expert_width = feed_forward.expert_width / moe_tp
-    shared_width = feed_forward.shared_width / tp
+    expert_width = feed_forward.expert_width / plan.moe_tp
+    shared_width = feed_forward.shared_width / layout.tp
     # Latent experts: the projections to the latent and back run as columns and depth of the shared experts' products.
-    latent, latent_columns = feed_forward.latent_size, feed_forward.latent_size / tp
+    latent, latent_columns = feed_forward.latent_size, feed_forward.latent_size / layout.tp
     expert_hidden = (1 - smaller(latent, 1.0)) * hidden + latent
-    dense_width = feed_forward.width / tp
+    dense_width = feed_forward.width / layout.tp
     has_dense = smaller(feed_forward.width, 1.0)
     has_shared = smaller(feed_forward.shared_width + latent, 1.0)
+    gated_width = (2 + feed_forward.gated) * width
 
+    def expert(n: Scalar, k: Scalar) -> Gemm:
+        form = routed.weight_width, routed.input_width, width, routed.peak
+        return Gemm(has_experts, active, expert_rows, n, k, *form)
+
+    def product(present: Scalar, n: Scalar, k: Scalar, how: Arithmetic) -> Gemm:
+        return Gemm(present, 1.0, rows, n, k, how.weight_width, how.input_width, width, how.peak)
+
+    return {
+        "router": _gemm(rows, experts, hidden, plan.router, width),
+        "expert gate, up": expert(gates * expert_width, expert_hidden),
+        "expert down": expert(expert_hidden, expert_width),
+        "shared gate, up": product(has_shared, gates * shared_width + latent_columns, hidden, shared),
+        "shared down": product(has_shared, hidden, shared_width + latent_columns, shared),
+        "ffn gate, up": product(has_dense, gates * dense_width, hidden, ff),
+        "ffn down": product(has_dense, hidden, dense_width, ff),
+        "activation": Elementwise(larger(has_dense, has_shared), rows, gated_width * (dense_width + shared_width)),
+        "expert activation": Elementwise(has_experts, load, gated_width * expert_width),
+    }
+
+
+def _norm_row(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass) -> Elementwise:
+    """Norms with their residuals, rotary embedding, and quantisation of what low-precision GEMMs read."""
+    attention, feed_forward = group.attention, group.feed_forward
+    hidden, width = plan.model.hidden_size, plan.deployment.precision.activations
+    has_dense, has_experts = smaller(feed_forward.width, 1.0), smaller(feed_forward.experts, 1.0)
     rope_elements = (
         (1 - attention.linear)
         * 2
@@ -123,46 +179,14 @@ def layer_table(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass
             shape.heads * attention.head_size + shape.kv_elements / 2,
         )
     )
-    feed_forward_input = has_dense * ff.input_width + has_experts * routed.input_width
+    feed_forward_input = has_dense * plan.feed_forward.input_width + has_experts * plan.routed_experts.input_width
     has_feed_forward = larger(has_dense, has_experts)
-    quantised = _quantise(at.input_width, width) * attention.present + has_feed_forward * _quantise(
+    quantised = _quantise(plan.attention.input_width, width) * attention.present + has_feed_forward * _quantise(
         feed_forward_input, width
     )
     sites = attention.present + has_feed_forward
     norm_bytes = sites * 4 * hidden * width + rope_elements * width + hidden * quantised
-    gated_width = (2 + feed_forward.gated) * width
-    has_rows = larger(has_dense, has_shared)
-    return {
-        "norm, rope, quantise": Elementwise(smaller(sites, 1.0), rows, norm_bytes),
-        "latent down": gemm(rows, shape.down_n, hidden, at),
-        "qkv projection": gemm(rows, shape.qkv_n, shape.qkv_k, at),
-        "latent up": gemm(up_rows, shape.up_n, shape.up_k, at),
-        "attention": AttentionCore(
-            attention.present,
-            shape,
-            attention.window,
-            precision.kv_cache,
-            width,
-            layout.cp,
-            plan.deployment.engine.causal_work,
-            plan.core_peak,
-            attention.attended,
-            2 * attention.index_size * attention.kept_share * plan.index_speed,
-            attention.index_bytes * attention.kept_share,
-            attention.chunked,
-            attention.stored,
-        ),
-        "output projection": gemm(rows, attention.present * hidden, shape.out_k, at),
-        "router": gemm(rows, experts, hidden, plan.router),
-        "expert gate, up": gemm(expert_rows, gates * expert_width, expert_hidden, routed, active, has_experts),
-        "expert down": gemm(expert_rows, expert_hidden, expert_width, routed, active, has_experts),
-        "shared gate, up": gemm(rows, gates * shared_width + latent_columns, hidden, shared, 1.0, has_shared),
-        "shared down": gemm(rows, hidden, shared_width + latent_columns, shared, 1.0, has_shared),
-        "ffn gate, up": gemm(rows, gates * dense_width, hidden, ff, 1.0, has_dense),
-        "ffn down": gemm(rows, hidden, dense_width, ff, 1.0, has_dense),
-        "activation": Elementwise(has_rows, rows, gated_width * (dense_width + shared_width)),
-        "expert activation": Elementwise(has_experts, load, gated_width * expert_width),
-    }
+    return Elementwise(smaller(sites, 1.0), work.rows, norm_bytes)
 
 
 def _quantise(input_width: Scalar, width: Scalar) -> Scalar:

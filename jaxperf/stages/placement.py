@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from ..constants import SUSTAINED_SHARE
-from ..ops import Ops, Scalar, choose, larger, smaller
+from ..ops import Ops, Scalar, choose, larger, smaller, stack
 from ..spec.deployment import Efficiency, Engine
 from ..spec.system import Memory, MemoryTier
 
@@ -44,7 +43,7 @@ class Slowdown(eqx.Module):
 
 def stacked(memory: Memory) -> MemoryTier:
     """The tiers of a memory as one, with leaves [tiers]."""
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, float) for leaf in leaves]), *memory.tiers)
+    return stack(memory.tiers)
 
 
 def sustained_rate(tier: MemoryTier, share: Scalar) -> Scalar:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from ..collectives.steps import Step, group_steps
 from ..collectives.topology import Envelope, Line, exchange_of, gather_of, hop_line, reduce_of
 from ..constants import AXES, DTYPES
-from ..ops import Ops, Scalar, choose, settle_together
+from ..ops import Ops, Scalar, apart, choose, settle_together, stack
 from ..spec.deployment import Deployment, Efficiency, Parallelism, WeightFormat
-from ..spec.model import Model
+from ..spec.model import LayerGroup, Model
 from ..spec.system import Device, Software, System, Tier
 from .kernels import kernels
 from .placement import Slowdown, main_rate
@@ -94,10 +94,9 @@ def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Effici
 
     # All groups in one batch: the program is a third as large as with a copy for each.
     groups = [(tp, 1.0, "tp"), (cp, tp, "cp"), (layout.ranks, 1.0, "ep"), (ep, moe_tp, "ep")]
-    columns = zip(*[(size, stride, float(AXES.index(axis))) for size, stride, axis in groups], strict=True)
-    stacked = _Group(*[jnp.stack([jnp.asarray(value, float) for value in column]) for column in columns])
+    stacked = stack([_Group(size, stride, float(AXES.index(axis))) for size, stride, axis in groups])
     reduces, gathers, steps = jax.vmap(price)(stacked)
-    over_tp, over_cp, over_ranks = (jax.tree.map(lambda leaf, i=i: leaf[i], (reduces, gathers)) for i in range(3))
+    over_tp, over_cp, over_ranks, _ = apart((reduces, gathers))
     among_experts = jax.tree.map(lambda leaf: leaf[3], steps)
     aligned = jnp.prod(steps.aligned, axis=1)
     return Links(
@@ -146,8 +145,9 @@ class Plan(eqx.Module):
     kernels: Scalar
 
 
-def make_plan(model: Model, system: System, deployment: Deployment, ops: Ops) -> Plan:
-    """The `Plan` of a configuration. Attention's core runs in bf16; moe_tp = tp·cp·attention_dp/ep."""
+def make_plan(model: Model, stacked: LayerGroup, system: System, deployment: Deployment, ops: Ops) -> Plan:
+    """The `Plan` of a configuration, the model's groups `stacked` (see `stack_groups`). Attention's core runs in
+    bf16; moe_tp = tp·cp·attention_dp/ep."""
     layout, precision, device = deployment.parallelism, deployment.precision, system.device
     efficiency, memory = deployment.efficiency, device.memory
     links = make_links(layout, offered(system.fabric, deployment.engine.collectives), efficiency, ops)
@@ -173,5 +173,5 @@ def make_plan(model: Model, system: System, deployment: Deployment, ops: Ops) ->
         links=settle_together(links, model.vocabulary_size),
         rates=settle_together(rates, model.vocabulary_size),
         slowdown=Slowdown(1.0, 1.0),
-        kernels=kernels(model, deployment, ops),
+        kernels=kernels(model, stacked, deployment, ops),
     )

@@ -47,7 +47,7 @@ class AttentionShape(eqx.Module):
     `kv_elements` a token in the cache (a compressed cache has its share of an entry, scores and values likewise);
     `rebuilt_elements` a visible token whose keys and values expanded MLA rebuilds;
     `state_elements` a sequence (linear attention, state space), read and written each pass; `state_flops` a new token.
-    `absorbed`: whether MLA works on its latent cache as it is.
+    `absorbed` is 1 where MLA works on its latent cache as it is.
     """
 
     qkv_n: Scalar
@@ -63,7 +63,7 @@ class AttentionShape(eqx.Module):
     rebuilt_elements: Scalar
     state_elements: Scalar
     state_flops: Scalar
-    absorbed: bool = eqx.field(static=True, default=False)
+    absorbed: Scalar = 0.0
 
 
 def kv_heads_on_rank(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
@@ -71,11 +71,21 @@ def kv_heads_on_rank(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
     return ops.at_least(attention.kv_heads / tp, 1.0)
 
 
-def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: bool, ops: Ops) -> AttentionShape:
+def cached_elements(attention: Attention, tp: Scalar, ops: Ops) -> tuple[Scalar, Scalar]:
+    """What one layer keeps on one rank [elements]: of a token in the KV cache (a compressed cache has its share of an
+    entry), and of a sequence as recurrent state."""
+    a = attention
+    ordinary = a.present * (1 - a.latent) * (1 - a.linear)
+    token = ordinary * kv_heads_on_rank(a, tp, ops) * (a.head_size + a.value_head_size)
+    token = (token + a.latent * (a.kv_rank + a.rope_head_size)) * a.kept_share
+    return token, a.linear * a.state_value_heads * a.head_size * a.value_head_size / tp
+
+
+def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: Scalar, ops: Ops) -> AttentionShape:
     """The sharded shapes of one layer's attention (see `AttentionShape`).
 
-    MLA works `absorbed` (heads of size rkv + dr and rkv over the latent cache), as it decodes, or expanded (heads of
-    size dn + dr and dv over keys and values that are rebuilt from the latent). Source: DeepSeek-V2, arXiv:2405.04434.
+    MLA works `absorbed` (1: heads of size rkv + dr and rkv over the latent cache), as it decodes, or expanded (0: heads
+    of size dn + dr and dv over keys and values that are rebuilt from the latent). Source: arXiv:2405.04434.
     Compressed attention works on its entries as they are in both phases; an output projection in two steps is one
     product as large as both. Mamba-2 has the shapes of gated delta with one gate (arXiv:2405.21060).
     """
@@ -86,12 +96,12 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
     kv_heads = kv_heads_on_rank(a, tp, ops)
     nope_rope = dk + a.rope_head_size
     has_q_rank = ops.minimum(a.q_rank, 1.0)
-    expanded = latent * (1 - a.direct) * int(not absorbed)
+    expanded = latent * (1 - a.direct) * (1 - absorbed)
     on_latent = latent - expanded
     out_size, two_steps = a.query_heads * dv, ops.minimum(a.output_rank, 1.0)
     output = (1 - two_steps) * out_size + a.output_rank * (a.output_groups + out_size / hidden)
     latent_elements = a.kv_rank + a.rope_head_size
-    state = linear * a.state_value_heads * dk * dv / tp
+    kept, state = cached_elements(a, tp, ops)
     own_keys = a.stored * kv_heads * (dk + dv * a.value_projection)
     return AttentionShape(
         qkv_n=ordinary * (a.query_heads * dk * (1 + a.output_gate) / tp + own_keys)
@@ -106,7 +116,7 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
         heads=(ordinary + latent) * a.query_heads / tp,
         score_size=(ordinary * dk + on_latent * latent_elements + expanded * nope_rope) * a.kept_share,
         value_size=(ordinary * dv + on_latent * a.kv_rank + expanded * dv) * a.kept_share,
-        kv_elements=(ordinary * kv_heads * (dk + dv) + latent * latent_elements) * a.kept_share,
+        kv_elements=kept,
         rebuilt_elements=expanded * a.query_heads * (nope_rope + dv) / tp,
         state_elements=state,
         state_flops=a.state_operations * state,

@@ -11,7 +11,7 @@ from jaxperf.load import load_model
 from jaxperf.ops import EXACT
 from jaxperf.spec.documents import EFFICIENCY_FIELDS
 from jaxperf.spec.library import find
-from jaxperf.spec.model import build_model
+from jaxperf.spec.model import build_model, stack_groups
 from jaxperf.stages.flops import attention_flops, flops
 from jaxperf.stages.memory import kv_elements_per_token, layer_kv_elements, parameters
 from jaxperf.stages.operators import AttentionCore, Gemm, head_table, layer_table
@@ -33,7 +33,7 @@ def _model(figures: dict, **more):
 
 def _table(figures: dict, work: Pass, **degrees: float):
     described = _model(figures)
-    plan = make_plan(described, specs.system(), specs.deployment(**degrees), EXACT)
+    plan = make_plan(described, stack_groups(described), specs.system(), specs.deployment(**degrees), EXACT)
     group = described.groups[0]
     shape = attention_shape(group.attention, 1024.0, degrees.get("tp", 1.0), work.decode, EXACT)
     return layer_table(group, shape, plan, work, EXACT), plan

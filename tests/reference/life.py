@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxperf.load import deployment, load_model, load_system
 from jaxperf.ops import EXACT
 from jaxperf.spec.deployment import weight_format
-from jaxperf.spec.model import Model
+from jaxperf.spec.model import Model, stack_groups
 from jaxperf.stages.flops import flops
 from jaxperf.stages.kernels import dispatches
 from jaxperf.stages.memory import layer_kv_bytes
@@ -43,7 +43,8 @@ def plan(weights: str | None = None, model: str = "llama-2-7b", **settings: obje
     if weights is not None:
         form = eqx.tree_at(lambda f: f.bytes, deployed.precision.lm_head, weight_format(weights).bytes)
         deployed = eqx.tree_at(lambda d: d.precision.lm_head, deployed, form)
-    return make_plan(load_model(model), load_system("ryzen-ai-cpu"), deployed, EXACT)
+    described = load_model(model)
+    return make_plan(described, stack_groups(described), load_system("ryzen-ai-cpu"), deployed, EXACT)
 
 
 def prompt(tokens: float) -> Pass:
@@ -142,4 +143,4 @@ def dispatch_calls(name: str, layers: int) -> float:
     """Kernels of a decode step of an eager model without fusion."""
     options = plan(**EAGER).deployment.engine.options
     assert options is not None
-    return float(dispatches(with_layers(name, layers), options))
+    return float(dispatches(stack_groups(with_layers(name, layers)), options))
