@@ -14,7 +14,7 @@ difference."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -236,6 +236,17 @@ def settle_together(tree: Any, alive: Scalar) -> Any:
     for index, leaf in zip(places, unstack(packed), strict=True):
         leaves[index] = leaf
     return jax.tree.unflatten(structure, leaves)
+
+
+def optional(condition: Scalar, compute: Callable[[], Any], otherwise: Any) -> Any:
+    """Scalars that are computed where a condition holds, else a pytree of numbers; skipped at run time unless the
+    condition is vmapped."""
+    real = jnp.result_type(float)
+
+    def as_real(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, real), tree)
+
+    return jax.lax.cond(condition, lambda: as_real(compute()), lambda: as_real(otherwise))
 
 
 def unstack(array: Scalar) -> list[Scalar]:

@@ -87,6 +87,12 @@ def price(configurations: list[Configuration], rows: bool) -> list[tuple[Metrics
 
     The two are compiled beside each other, in threads; a breakdown that nobody reads is not compiled.
     """
+    from .output import compile_cache
+    from .stored import load_ahead
+
+    compile_cache()
+    for name in ("evaluate", "breakdown_columns") if rows else ("evaluate",):
+        load_ahead(name)
     pytrees = [build(configuration) for configuration in configurations]
     import jax
 

@@ -11,12 +11,31 @@ import os
 import pickle
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 KEPT = 8
 """Programs of one name that are kept; the oldest go."""
+
+
+_begun: dict[Path, threading.Thread] = {}
+_loaded: dict[Path, tuple[Any, Any]] = {}
+
+
+def load_ahead(name: str) -> None:
+    """Begin to load the program of that name that was in use last, beside the reading of specs and the imports: it is
+    most likely the one that will be asked for. Call after `compile_cache`."""
+    folder = _folder()
+    if folder is None:
+        return
+    kept = _newest_first(folder, f"jaxperf-{name}-{_environment()}-*.bin")
+    if kept and kept[0] not in _begun:
+        # Nothing of ours is imported in the thread: only arrays and plain tuples are unpickled there.
+        thread = threading.Thread(target=_load, args=(kept[0],), daemon=True)
+        _begun[kept[0]] = thread
+        thread.start()
 
 
 def stored(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -37,7 +56,7 @@ def stored(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         path = _path(name, leaves, structure)
         if path is None:
             return quick(function)(*arguments)
-        found = programs.get(path) or _load(path)
+        found = programs.get(path) or _found(path)
         if found is None:
             found = _compile(function, leaves, structure, path)
             _keep(path, *found)
@@ -48,21 +67,46 @@ def stored(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return call
 
 
-def _path(name: str, leaves: list[Any], structure: Any) -> Path | None:
-    """Where a program is kept: named by our sources, versions, flags, the processor, and the shape of its arguments."""
+def _folder() -> Path | None:
+    """Where programs are kept; None where they are not."""
+    import jax
+
+    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    folder, enabled = (getattr(jax.config, name) for name in names)
+    return Path(folder) if folder and enabled and jax.default_backend() == "cpu" else None
+
+
+def _environment() -> str:
+    """A name for our sources, versions, flags and width."""
     import jax
     import jaxlib.version
 
-    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_enable_x64")
-    folder, enabled, wide = (getattr(jax.config, name) for name in names)
-    if not folder or not enabled or jax.default_backend() != "cpu":
-        return None
     package = Path(__file__).parent.parent
     sources = [(str(p.relative_to(package)), p.stat().st_mtime_ns, p.stat().st_size) for p in package.rglob("*.py")]
+    flags = (os.environ.get("XLA_FLAGS", ""), jax.config.jax_enable_x64)
+    return _digest((sorted(sources), jax.__version__, jaxlib.version.__version__, flags))
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+
+
+def _path(name: str, leaves: list[Any], structure: Any) -> Path | None:
+    """Where a program is kept: named by the environment and the shape of its arguments."""
+    folder = _folder()
+    if folder is None:
+        return None
     shapes = [(leaf.shape, str(leaf.dtype), bool(leaf.weak_type)) for leaf in leaves]
-    facts = (sorted(sources), jax.__version__, jaxlib.version.__version__, os.environ.get("XLA_FLAGS", ""), shapes)
-    facts += (str(structure), wide)
-    return Path(folder) / f"jaxperf-{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.bin"
+    return folder / f"jaxperf-{name}-{_environment()}-{_digest((shapes, str(structure)))}.bin"
+
+
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    def used(path: Path) -> float:
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime
+        return 0.0
+
+    return sorted(folder.glob(pattern), key=used, reverse=True)
 
 
 def _compile(function: Callable[..., Any], leaves: list[Any], structure: Any, path: Path) -> tuple[Any, Any]:
@@ -90,18 +134,41 @@ def _compile(function: Callable[..., Any], leaves: list[Any], structure: Any, pa
     return program, form[-1]
 
 
-def _load(path: Path) -> tuple[Any, Any] | None:
-    if not path.exists():
+def _found(path: Path) -> tuple[Any, Any] | None:
+    """A kept program and its skeleton, or None."""
+    thread = _begun.get(path)
+    if thread is None:
+        _load(path)
+    else:
+        thread.join()
+    found = _loaded.get(path)
+    if found is None:
         return None
+    program, skeleton = found
+    try:
+        return program, pickle.loads(skeleton)
+    except Exception:
+        return _broken(path)
+
+
+def _load(path: Path) -> None:
+    """Load a kept program, and the bytes of its skeleton, into `_loaded`."""
+    if not path.exists():
+        return
     from jax.experimental.serialize_executable import deserialize_and_load
 
     try:
-        payload, inputs, outputs, skeleton = pickle.loads(path.read_bytes())
-        return deserialize_and_load(payload, inputs, outputs), skeleton
+        *serialised, skeleton = pickle.loads(path.read_bytes())
+        _loaded[path] = deserialize_and_load(*serialised), skeleton
+        os.utime(path)
     except Exception:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
+        _broken(path)
+
+
+def _broken(path: Path) -> None:
+    """Drop a file that cannot be loaded."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _keep(path: Path, program: Any, skeleton: Any) -> None:
@@ -109,11 +176,10 @@ def _keep(path: Path, program: Any, skeleton: Any) -> None:
     from jax.experimental.serialize_executable import serialize
 
     with contextlib.suppress(Exception):
-        content = pickle.dumps((*serialize(program), skeleton))
+        content = pickle.dumps((*serialize(program), pickle.dumps(skeleton)))
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(content)
         os.replace(file.name, path)
-        kind = path.name.rsplit("-", 1)[0]
-        others = sorted(path.parent.glob(f"{kind}-*.bin"), key=lambda other: other.stat().st_mtime, reverse=True)
-        for old in others[KEPT:]:
+        kind = path.name.split("-")[1]
+        for old in _newest_first(path.parent, f"jaxperf-{kind}-*.bin")[KEPT:]:
             old.unlink()

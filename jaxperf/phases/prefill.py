@@ -80,11 +80,11 @@ def prefill_times(
     together = stack(passes)
 
     def cost(group: LayerGroup) -> LayerCost:
-        return jax.vmap(lambda work: layer_cost(group, plan, work, assembly, ops))(together)
+        return jax.lax.map(lambda work: layer_cost(group, plan, work, assembly, ops), together)
 
     costs = over_groups(cost, stacked, len(passes))
     pairs = jax.tree.map(lambda leaf: jnp.reshape(leaf, (len(prompts), 2)), (together, costs))
-    found = jax.vmap(lambda work, costs: _assemble(plan, work, costs, shares, assembly, ops))(*pairs)
+    found = jax.lax.map(lambda pair: _assemble(plan, *pair, shares, assembly, ops), pairs)
     return apart(found)
 
 
@@ -102,7 +102,7 @@ def _assemble(
         timing = table_timing(embedding_table(plan, work), plan, work, assembly, ops)
         return timing, embedding_communication(plan, work, ops)
 
-    embeds, embed_networks = jax.vmap(embedded)(work)
+    embeds, embed_networks = jax.lax.map(embedded, work)
     embed: Timing = jax.tree.map(jnp.sum, embeds)
     embed_network = jnp.sum(work.chunks * embed_networks)
     full, rest = apart(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ..ops import Ops, Scalar, choose
+from ..ops import Ops, Scalar, choose, optional
 from ..spec.model import LayerGroup
 from .latency import operator_timing
 from .operators import AttentionCore, Operator, attention_rows, layer_table
@@ -41,8 +41,7 @@ def best_table(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> dict[str,
         return choose(wanted < 0, choose(times[0] < times[1], 1.0, 0.0), wanted)
 
     has_two_forms = attention.latent * (1 - attention.direct) > 0
-    shape = jax.eval_shape(compared)
-    absorbed = jax.lax.cond(has_two_forms, compared, lambda: jnp.zeros(shape.shape, shape.dtype))
+    absorbed = optional(has_two_forms, compared, 0.0)
     return layer_table(group, shaped(absorbed), plan, work, ops)
 
 

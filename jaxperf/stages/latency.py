@@ -193,7 +193,7 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     end = ops.at_least(chunks - 1, 0.0)
     second = ops.minimum(1.0, ops.at_least(growing - 1, 0.0))
     places = jnp.stack([0.0 * end, second, growing, ops.minimum(growing + straddling, end), end])
-    start, following, filling, after, last = apart(jax.vmap(sides)(places))
+    start, following, filling, after, last = apart(jax.lax.map(sides, places))
     step = 1 / ops.at_least(full - 1, 1.0)
     beyond = _Sides(*[one + (end - one) * step for one, end in zip(after.values, last.values, strict=True)])
     runs = [_Run(start, following, growing), _Run(after, beyond, full)]

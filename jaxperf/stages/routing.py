@@ -5,11 +5,10 @@ closed forms that tests hold against those sums."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from ..ops import Scalar, clamp, larger, smaller
+from ..ops import Scalar, clamp, larger, optional, smaller
 
 
 def active_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar) -> Scalar:
@@ -125,8 +124,4 @@ def slowest_rank(
         load = slowest_rank_tokens(tokens, experts, experts_per_token, ep, score)
         return load, slowest_rank_experts(tokens, experts, experts_per_token, ep, score)
 
-    def skipped() -> tuple[Scalar, Scalar]:
-        shapes = jax.eval_shape(priced)
-        return jnp.zeros(shapes[0].shape, shapes[0].dtype), jnp.zeros(shapes[1].shape, shapes[1].dtype)
-
-    return jax.lax.cond(experts > 0, priced, skipped)
+    return optional(experts > 0, priced, (0.0, 0.0))

@@ -22,3 +22,15 @@ def test_a_program_kept_for_the_second_time_still_runs(call: Call, tmp_path: Pat
         again = call(*WORDS, **environment)
         assert (again.returncode, again.stderr) == (0, "")
         assert again.stdout == first.stdout
+
+
+def test_a_broken_program_is_made_again(call: Call, tmp_path: Path) -> None:
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    first = call(*WORDS, **environment)
+    [path] = tmp_path.rglob("jaxperf-*.bin")
+    whole = path.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"not a program"):
+        path.write_bytes(broken)
+        again = call(*WORDS, **environment)
+        assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
+        assert len(path.read_bytes()) > len(whole) // 2
