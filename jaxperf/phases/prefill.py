@@ -84,7 +84,7 @@ def prefill_times(
 
     costs = over_groups(cost, stacked, len(passes))
     pairs = jax.tree.map(lambda leaf: jnp.reshape(leaf, (len(prompts), 2)), (together, costs))
-    found = jax.lax.map(lambda pair: _assemble(plan, *pair, shares, assembly, ops), pairs)
+    found = jax.lax.map(lambda pair: _assemble(plan, pair[0], pair[1], shares, assembly, ops), pairs)
     return apart(found)
 
 
