@@ -79,11 +79,12 @@ def _folder() -> Path | None:
 def _environment() -> str:
     """A name for our sources, versions, flags and width."""
     import jax
+    import jax.numpy
     import jaxlib.version
 
     package = Path(__file__).parent.parent
     sources = [(str(p.relative_to(package)), p.stat().st_mtime_ns, p.stat().st_size) for p in package.rglob("*.py")]
-    flags = (os.environ.get("XLA_FLAGS", ""), jax.config.jax_enable_x64)
+    flags = (os.environ.get("XLA_FLAGS", ""), str(jax.numpy.result_type(float)))
     return _digest((sorted(sources), jax.__version__, jaxlib.version.__version__, flags))
 
 
