@@ -158,7 +158,7 @@ def line(found: dict[str, Any]) -> str:
         return f"{head}{found['vector_peak_flops_per_s'] / 1e9:.0f} GFLOP/s, reads {found[_READ] / 1e9:.1f} GB/s"
     parts = [f"{found['configurations_per_s'] / 1e6:9.3f} M/s"]
     if found["case"] == "processes":
-        one = found["one_process_of_two_threads"]["configurations_per_s"]
+        one = max(found["one_process_of_two_threads_per_s"])
         return f"{head}{parts[0]} by two of one thread, {one / 1e6:.3f} by one of two: {found['ratio']:.2f} ×"
     parts += [f"{found['cpu_ns_per_configuration']:8.1f} cpu-ns", f"compiled in {found['compile_s']:5.1f} s"]
     if "ratio_to_forward" in found:

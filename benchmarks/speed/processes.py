@@ -1,50 +1,68 @@
-"""Two processes of one thread each against one process of two: the same scan through `jaxperf scan --distributed`."""
+"""Two processes of one thread each against one process of two: the same scan, shared by the library's own processes.
+
+Each scans once to compile, then all begin together and the first one's clock runs until all parts are merged."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxperf.scan.space import read_space
-
-from .cases import Work
+from jaxperf.cli.scan import wide_vectors
+from jaxperf.scan.processes import Processes, connect
 
 UNIT = 2**20
 """Configurations of a unit: so many that a dozen of them share out evenly."""
 
 
-def _pinned(cores: list[int]) -> Callable[[], None]:
-    return lambda: os.sched_setaffinity(0, cores)
+class Round(Processes):
+    """The same processes for one of several scans: what they exchange has its own names."""
+
+    def exchange(self, key: str, data: bytes) -> list[bytes]:
+        """As in `Processes`, under names of this scan's."""
+        _ROUNDS.setdefault(key, 0)
+        _ROUNDS[key] += 1
+        return super().exchange(f"{key}-{_ROUNDS[key]}", data)
 
 
-def _start(command: list[str], cores: list[int]) -> subprocess.Popen[str]:
+_ROUNDS: dict[str, int] = {}
+
+
+def share(work: dict[str, Any], address: str, count: int, index: int) -> list[float]:
+    """Scans as one of `count` processes; rates of all scans but the first [1/s]."""
+    wide_vectors()
+    mine = connect(address, count, index)
+    from jaxperf.scan import scan
+
+    from .cases import KEEP, Work
+
+    held, rates = Work(**work), []
+    for number in range(held.repeats + 1):
+        together = Round(mine.index, mine.count, mine.client)
+        together.exchange("ready", b"")
+        result = scan(held.load(), keep=KEEP["pareto"], unit=UNIT, processes=together)
+        rates += [result.configurations_per_s] if number else []
+    together.exchange("done", b"")
+    return rates
+
+
+def _start(work: dict[str, Any], address: str, index: int, parts: list[list[int]]) -> subprocess.Popen[str]:
+    folder = str(Path(__file__).parents[1])
+    settings = json.dumps([work, address, len(parts), index])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])}
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxperf", "scan", *command, "--json", "--checkpoint", str(UNIT)],
+        [sys.executable, "-m", "speed.processes", settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_pinned(cores),
+        env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, parts[index]),
     )
-
-
-def _wait(processes: list[subprocess.Popen[str]]) -> dict[str, Any]:
-    """The first process's rate, when all are done; how one ended that failed after the result was out."""
-    outputs = [process.communicate() for process in processes]
-    ends = [
-        errors.strip()[-200:] for process, (_, errors) in zip(processes, outputs, strict=True) if process.returncode
-    ]
-    if not outputs[0][0].strip():
-        raise RuntimeError(f"jaxperf scan gave no result: {' / '.join(ends)}")
-    found = json.loads(outputs[0][0])
-    kept = {key: found[key] for key in ("configurations", "wall_s", "configurations_per_s", "compile_s")}
-    return kept | ({"ended_badly": ends} if ends else {})
 
 
 def _free_port() -> int:
@@ -53,34 +71,31 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else json.dumps(value)
+def rate(work: dict[str, Any], parts: list[list[int]]) -> list[float]:
+    """Rates of a scan by as many processes as there are `parts` of the cores [1/s]."""
+    address = f"127.0.0.1:{_free_port()}"
+    running = [_start(work, address, index, parts) for index in range(len(parts))]
+    outputs = [process.communicate() for process in running]
+    if not outputs[0][0].strip():
+        raise RuntimeError(f"a process gave no result: {' / '.join(errors.strip()[-200:] for _, errors in outputs)}")
+    return json.loads(outputs[0][0].strip().splitlines()[-1])
 
 
-def measure(work: Work) -> dict[str, Any]:
-    """Rates of both; the wall time begins when each has compiled and ends when all parts are merged."""
+def measure(work: Any) -> dict[str, Any]:
+    """Rates of both, the fastest of each."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise RuntimeError("two cores are needed")
-    document = read_space(work.space)
-    document["models"] = document["models"][: work.models]
-    singles, pairs = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / "space.toml"
-        space.write_text("\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in document.items()) + "\n")
-        for _ in range(work.repeats):
-            singles.append(_wait([_start([str(space)], cores)]))
-            meet = ["--distributed", "--coordinator", f"127.0.0.1:{_free_port()}", "--processes", "2"]
-            pairs.append(
-                _wait([_start([str(space), *meet, "--process-id", str(i)], [core]) for i, core in enumerate(cores)])
-            )
-    one, two = (max(runs, key=lambda run: run["configurations_per_s"]) for runs in (singles, pairs))
+    settings = dataclasses.asdict(work)
+    singles, pairs = rate(settings, [cores]), rate(settings, [[core] for core in cores])
     return {
-        "configurations": one["configurations"],
-        "one_process_of_two_threads": one,
-        "two_processes_of_one_thread": two,
-        "configurations_per_s": two["configurations_per_s"],
-        "ratio": two["configurations_per_s"] / one["configurations_per_s"],
+        "one_process_of_two_threads_per_s": singles,
+        "two_processes_of_one_thread_per_s": pairs,
+        "configurations_per_s": max(pairs),
+        "ratio": max(pairs) / max(singles),
     }
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(share(*json.loads(sys.argv[1]))), flush=True)
+    os._exit(0)  # whoever ends first would be a lost process to the other
