@@ -92,19 +92,26 @@ def score(metrics: Metrics, name: str) -> Any:
     return jnp.where((metrics.feasible > 0) & jnp.isfinite(value), value, -jnp.inf)
 
 
+def scores_of(
+    model: Model, inputs: Inputs, point: Point, batch: Any, chunk: Any, real: Any, wanted: tuple[str, ...]
+) -> tuple[tuple[Any, ...], Any]:
+    """Scores of the `wanted` metrics of one configuration, −∞ where it is not `real`, and its int8 reason, then −1."""
+    system, deployment, workload = configuration(inputs, point, batch, chunk)
+    metrics = evaluate(model, system, deployment, workload)
+    # TTFT, TPOT and E2E all take part in what is feasible, so none of them can be left out.
+    sound = jnp.isfinite(metrics.ttft + metrics.tpot + metrics.e2e + metrics.memory.total)
+    values = [jnp.where(real & sound, score(metrics, name), -jnp.inf) for name in wanted]
+    return tuple(values), jnp.where(real, metrics.reason, -1.0).astype(jnp.int8)
+
+
 def evaluate_block(model: Model, inputs: Inputs, arguments: Arguments, wanted: tuple[str, ...]) -> Block:
     """All configurations of a block, flat, in the order point, chunk, batch; scores of the `wanted` metrics."""
 
     def one(point: Point, chunk: Values, batch: Values) -> tuple[Any, ...]:
-        system, deployment, workload = configuration(inputs, point, batch.size, chunk.size)
-        metrics = evaluate(model, system, deployment, workload)
-        # TTFT, TPOT and E2E all take part in what is feasible, so none of them can be left out.
-        sound = jnp.isfinite(metrics.ttft + metrics.tpot + metrics.e2e + metrics.memory.total)
         real = point.real & chunk.real
         if batch.real is not None:
             real = real & batch.real
-        values = [jnp.where(real & sound, score(metrics, name), -jnp.inf) for name in wanted]
-        return tuple(values), jnp.where(real, metrics.reason, -1.0).astype(jnp.int8)
+        return scores_of(model, inputs, point, batch.size, chunk.size, real, wanted)
 
     points, chunks, batches = arguments.points, arguments.chunks, arguments.batches
     inner = jax.vmap(one, in_axes=(None, None, 0))
