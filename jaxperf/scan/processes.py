@@ -59,17 +59,18 @@ class Processes:
 
     def _wait(self, key: str) -> bytes:
         checked = time.monotonic()
-        while True:
-            found = self._get(key)
-            if found is not None:
-                return found
+        while (found := self._get(key)) is None:
             if time.monotonic() - checked > 1.0:
-                self.check()
-                found = self._get(key)
-                if found is not None:
+                try:
+                    self.check()
+                except LostProcessError:  # it may have written this and left while the check waited for it
+                    found = self._get(key)
+                    if found is None:
+                        raise
                     return found
                 checked = time.monotonic()
             time.sleep(_POLL_S)
+        return found
 
     def _get(self, key: str) -> bytes | None:
         import jax
