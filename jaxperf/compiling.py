@@ -18,6 +18,7 @@ def quick_options() -> dict[str, Any] | None:
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
     if jax.__version_info__ < (0, 11):
         options["xla_cpu_use_fusion_emitters"] = False
+        options["xla_cpu_parallel_codegen_split_count"] = 1  # nothing of it runs in parallel without optimisation
     return options
 
 
