@@ -27,8 +27,8 @@ from jaxperf.ops import EXACT, Smooth
 from jaxperf.phases.end_to_end import REASONS
 from jaxperf.spec.deployment import Engine
 
-from ..physics import specs
 from ..conftest import X64
+from ..physics import specs
 from .fabrics import GIGA, KINDS, MICRO, all_times, fabric, ideal, tier, times
 
 SLACK = 1 + (1e-9 if X64 else 1e-5)
