@@ -44,8 +44,11 @@ def specs_folder() -> Path:
     raise InputError(f"the spec library is missing: neither {package / 'specs'} nor {package.parent / 'specs'} exists")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Parse a JSON file, refusing NaN, duplicate keys and anything truncated, with the place of the fault."""
+def read_json(path: str | os.PathLike, constants: bool = False) -> Any:
+    """Parse a JSON file, with the place of a fault; `constants` admits the `NaN` and `Infinity` of Python's writer.
+
+    **Raises** `InputError` for no file, a folder, truncated JSON, a repeated key, or a number that cannot be held.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict:
         seen: dict[str, Any] = {}
@@ -56,6 +59,8 @@ def read_json(path: str | os.PathLike) -> Any:
         return seen
 
     def constant(word: str) -> Any:
+        if constants:
+            return float(word)
         raise InputError(f"{path}: {word} is no JSON number")
 
     try:
@@ -72,6 +77,10 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None
+    except InputError:
+        raise
+    except ValueError:  # Python holds back from numbers of thousands of digits
+        raise InputError(f"{path}: not valid JSON: a number has too many digits") from None
 
 
 def validate(document: Any, path: str, kind: str | None = None) -> Spec:

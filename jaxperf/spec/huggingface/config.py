@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ..library import read_json
 
 MOST_LAYERS = 10_000
 """More layers than any model has: a larger number is a mistake in the file."""
@@ -30,31 +30,11 @@ class Config:
 def read_object(path: str | Path) -> dict:
     """The object in a JSON file; Hugging Face writes `Infinity` and `NaN`, so these are read, too.
 
-    **Raises** `InputError` for no file, a folder, truncated JSON, a repeated key or anything but an object.
+    **Raises** `InputError` as `read_json` does, and for anything but an object.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict:
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
-                raise InputError(f"{path}: the key '{key}' stands twice in one object")
-            seen[key] = value
-        return seen
-
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, not a file; give its config.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not valid JSON: {error or 'nested too deeply'}") from None
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder, not a file; give its config.json")
+    value = read_json(path, constants=True)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
