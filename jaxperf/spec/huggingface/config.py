@@ -15,16 +15,21 @@ MOST_LAYERS = 10_000
 
 LARGEST = 10**9
 
+EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "experts_per_token")
+"""Keys for the number of experts, and of those that a token chooses."""
+
 
 @dataclass(frozen=True)
 class Config:
     """The text model's part of a config.json: the file's name, its keys (those of `text_config` before those around
-    it), the family, and a list that collects what the importer assumed."""
+    it), the family, and what collects here: the assumptions of the importer, and the keys that it asked for."""
 
     file: str
     values: dict
     family: str
     assumptions: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
 
 def read_object(path: str | Path) -> dict:
@@ -46,9 +51,36 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def given(config: Config, name: str) -> Any:
+    """The value under a key as it stands, None where there is none."""
+    config.asked.add(name)
+    return config.values.get(name)
+
+
 def present(config: Config, *names: str) -> str | None:
     """The first of these keys that the config has with a value."""
+    config.asked.update(names)
     return next((name for name in names if config.values.get(name) is not None), None)
+
+
+def text(config: Config, name: str, choices: Sequence[str] = ()) -> str | None:
+    """A word, None where the config has none. **Raises** `InputError` for anything else, or none of the `choices`."""
+    value = given(config, name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{config.file}: {name}: {shown(value)} is no text")
+    if choices and value not in choices:
+        raise InputError(f"{config.file}: {name}: {shown(value)} is not known; expected {', '.join(choices)}")
+    return value
+
+
+def section(config: Config, name: str) -> dict | None:
+    """An object, None where the config has none. **Raises** `InputError` for anything else."""
+    value = given(config, name)
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{config.file}: {name}: {shown(value)} is no object; expected an object, or null for none")
+    return value
 
 
 def whole(config: Config, names: str | Sequence[str], default: int | None = None, low: int = 0) -> int:
@@ -78,7 +110,7 @@ def checked(config: Config, key: str, value: Any, low: int) -> int:
 
 def flag(config: Config, name: str, default: bool = False) -> bool:
     """A truth value. **Raises** `InputError` for anything else."""
-    value = config.values.get(name)
+    value = given(config, name)
     if value is None:
         return default
     if not isinstance(value, bool):
@@ -88,7 +120,7 @@ def flag(config: Config, name: str, default: bool = False) -> bool:
 
 def listing(config: Config, name: str, length: int | None = None) -> list | None:
     """A list of at least `length` entries, or None where the config has none. **Raises** `InputError` else."""
-    value = config.values.get(name)
+    value = given(config, name)
     if value is None:
         return None
     if not isinstance(value, list):
@@ -111,7 +143,7 @@ def window_tokens(config: Config, key: str) -> int | None:
 
     **Raises** `InputError` for 0 and negative values, which engines read in more than one way.
     """
-    value = config.values.get(key)
+    value = given(config, key)
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 1:
