@@ -12,15 +12,12 @@ algorithms.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -36,7 +33,7 @@ from jaxperf.compiling import quick
 from jaxperf.load import deployment, evaluate_quick, load_model
 from jaxperf.phases.end_to_end import evaluate
 from jaxperf.phases.handoff import Link, disaggregated, handoff
-from jaxperf.spec.library import find, set_path, validate, write_text
+from jaxperf.spec.library import find, set_path, validate
 from jaxperf.spec.model import as_arrays
 from jaxperf.spec.system import build_system
 from jaxperf.spec.workload import Workload
@@ -738,22 +735,18 @@ def line(study: Study) -> str:
     return f"| {study.name} | {study.published} | {study.compat} | {study.jaxperf} | {study.verdict} | {study.why} |"
 
 
-def main() -> None:
-    """Compute, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "case_studies.json"))
-    parser.add_argument("--markdown", action="store_true", help="print the rows of the page's table")
-    arguments = parser.parse_args()
-    found = studies()
-    for study in found:
-        if arguments.markdown:
-            print(line(study))
-            continue
-        print(f"{study.name}: {study.verdict}: {study.why}")
-        for source in ("published", "compat", "jaxperf"):
-            print(f"  {source:9s} {getattr(study, source)}")
-    write_text(arguments.out, json.dumps({"studies": [study._asdict() for study in found]}, indent=1) + "\n")
+def plain(study: Study) -> str:
+    """A study as the terminal shows it."""
+    sides = [f"  {source:9s} {getattr(study, source)}" for source in ("published", "compat", "jaxperf")]
+    return "\n".join([f"{study.name}: {study.verdict}: {study.why}", *sides])
+
+
+def as_json(found: list[Study]) -> dict[str, Any]:
+    """All studies as JSON."""
+    return {"studies": [study._asdict() for study in found]}
 
 
 if __name__ == "__main__":
-    main()
+    from pages import publish  # a script finds its neighbours
+
+    publish(__doc__, "case_studies", studies, line, plain, as_json)

@@ -10,10 +10,7 @@ is about algorithms. What does not cancel (activations, norms, router, sums of m
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -26,7 +23,7 @@ from jaxperf.dram3d import data_pin_count, peak_bandwidth
 from jaxperf.load import evaluate_quick
 from jaxperf.phases.end_to_end import Metrics
 from jaxperf.spec.deployment import IDEAL, Deployment, Engine, Parallelism, build_efficiency, build_precision
-from jaxperf.spec.library import validate, write_text
+from jaxperf.spec.library import validate
 from jaxperf.spec.model import as_arrays, build_model
 from jaxperf.spec.system import build_system
 from jaxperf.spec.workload import Workload
@@ -346,19 +343,17 @@ def line(row: Row) -> str:
     return f"| {row.name} | {row.regime} | {row.unit} | {row.llm_perf:.4g} | {row.jaxperf:.4g} | {row.ratio:.3g} |"
 
 
-def main() -> None:
-    """Compute, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "differences_llm_perf.json"))
-    parser.add_argument("--markdown", action="store_true", help="print the rows of the page's table")
-    arguments = parser.parse_args()
-    found = rows()
-    for row in found:
-        plain = f"{row.name:38s} {row.llm_perf:10.4g} {row.jaxperf:10.4g} {row.ratio:7.3g}  {row.unit}; {row.regime}"
-        print(line(row) if arguments.markdown else plain)
-    document = [row._asdict() | {"ratio": row.ratio} for row in found]
-    write_text(arguments.out, json.dumps({"rows": document}, indent=1) + "\n")
+def plain(row: Row) -> str:
+    """A row as the terminal shows it."""
+    return f"{row.name:38s} {row.llm_perf:10.4g} {row.jaxperf:10.4g} {row.ratio:7.3g}  {row.unit}; {row.regime}"
+
+
+def as_json(found: list[Row]) -> dict[str, Any]:
+    """All rows as JSON."""
+    return {"rows": [row._asdict() | {"ratio": row.ratio} for row in found]}
 
 
 if __name__ == "__main__":
-    main()
+    from pages import publish  # a script finds its neighbours
+
+    publish(__doc__, "differences_llm_perf", rows, line, plain, as_json)

@@ -218,5 +218,5 @@ def test_mxfp4_and_block_formats_follow_the_published_quantisation():
     assert _document("gpt-oss-120b")["precision"]["attention"] == "bf16"
     assert _document("deepseek-v3")["precision"]["attention"] == "fp8-block"
     assert _document("deepseek-v3")["precision"]["router"] == "bf16"
-    assert _document("kimi-k2.5")["precision"]["routed_experts"] == "int4"
+    assert _document("kimi-k2.5")["precision"]["routed_experts"] == "int4-group32"
     assert _document("llama-3.1-70b")["precision"]["attention"] == "bf16"

@@ -39,18 +39,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw and write the figure.
 
-    **Raises** `InputError` for a kind or a suffix that is not known, and for a result that is not what the kind draws.
+    **Raises** `InputError` for a kind or a suffix that is not known, for a result that is not what the kind draws, and
+    where the figure cannot be written.
     """
     if arguments.kind not in KINDS:
         raise InputError(f"plot: no kind is called '{arguments.kind}'; {nearest(arguments.kind, KINDS)}")
     out = Path(arguments.out)
     if out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out: '{arguments.out}' ends in none of {', '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise InputError(f"--out: {out.parent}: no such folder")
     if arguments.kind == "roofline":
         document = check_estimate(read_json(arguments.result), arguments.result)
-        from ..plots_roofline import roofline_figure as draw
+        from ..plots import roofline_figure as draw
     else:
         document = read_frontiers(arguments.result)
         from ..plots import draw_frontiers as draw

@@ -245,6 +245,8 @@ MODEL = Section(
     },
     rules=(_layers_rule,),
 )
+"""`mtp_layers`: layers of multi-token prediction beside the `layer_groups`, each like the last layer, behind a
+projection from twice the hidden size."""
 
 
 def _peaks_rule(device: dict, where: str) -> None:

@@ -4,10 +4,12 @@ Importing this does not import JAX, so that `--help` and `specs list` answer at 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,11 @@ def specs_folder() -> Path:
     raise InputError(f"the spec library is missing: neither {package / 'specs'} nor {package.parent / 'specs'} exists")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Parse a JSON file, refusing NaN, duplicate keys and anything truncated, with the place of the fault."""
+def read_json(path: str | os.PathLike, constants: bool = False) -> Any:
+    """Parse a JSON file, with the place of a fault; `constants` admits the `NaN` and `Infinity` of Python's writer.
+
+    **Raises** `InputError` for no file, a folder, truncated JSON, a repeated key, or a number that cannot be held.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict:
         seen: dict[str, Any] = {}
@@ -56,6 +61,8 @@ def read_json(path: str | os.PathLike) -> Any:
         return seen
 
     def constant(word: str) -> Any:
+        if constants:
+            return float(word)
         raise InputError(f"{path}: {word} is no JSON number")
 
     try:
@@ -72,6 +79,10 @@ def read_json(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None
+    except InputError:
+        raise
+    except ValueError:  # Python holds back from numbers of thousands of digits
+        raise InputError(f"{path}: not valid JSON: a number has too many digits") from None
 
 
 def validate(document: Any, path: str, kind: str | None = None) -> Spec:
@@ -138,28 +149,37 @@ def _load(kind: str, path: str) -> Spec:
     return validate(read_json(path), path, kind)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, flushed to disk, then renamed over it."""
-    target = Path(path)
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file of the same suffix beside `path`, renamed over it at the end: a file is written whole or not at
+    all. A folder that is missing is made.
+
+    **Raises** `InputError` that names `path` where it cannot be written.
+    """
+    target, temporary = Path(path), None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, target)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-        raise
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file whole or not at all (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save(document: dict, path: str | os.PathLike) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 from ..errors import InputError, nearest
 
 REQUIRED = object()
+
+_LONGEST = 10**60
+"""A whole number beyond this is told by its digits: written out it would fill the line, or not fit a float."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,9 @@ class Number:
             return
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{where}: {value!r} is no number; expected {self.describe()}")
-        if isinstance(value, int) and abs(value) > sys.float_info.max:
-            raise InputError(
-                f"{where}: a number of {len(str(value))} digits is out of range; expected {self.describe()}"
-            )
+        if isinstance(value, int) and abs(value) > _LONGEST:
+            digits = int(math.log10(abs(value))) + 1
+            raise InputError(f"{where}: a number of {digits} digits is out of range; expected {self.describe()}")
         if not math.isfinite(value):
             raise InputError(f"{where}: {value!r} is not finite; expected {self.describe()}")
         if self.integer and value != int(value):

@@ -73,6 +73,8 @@ SPECS = {
         (changed(SYSTEM, "device/memory/hbm/capacity_GB", -80), "capacity_GB: -80 is out of range"),
         (changed(SYSTEM, "device/memory/hbm/bandwidth_GBps", 0), "bandwidth_GBps: 0 is out of range"),
         (changed(SYSTEM, "devices", 0), "devices: 0 is out of range"),
+        (changed(MODEL, "hidden_size", 10**400), "hidden_size: a number of 401 digits is out of range"),
+        (TEXT.replace('"hidden_size": 4096', '"hidden_size": ' + "9" * 5000), "a number has too many digits"),
     ],
     "missing field": [
         (changed(MODEL, "kind", DELETE), "kind: None is not one of"),

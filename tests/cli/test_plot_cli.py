@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxperf.plots_roofline import LABELLED, roofline_figure
+from jaxperf.plots.roofline import LABELLED, roofline_figure
 
 from .conftest import Call
 
@@ -59,7 +59,7 @@ def test_a_roofline_is_drawn(call: Call, estimated: dict, file: Callable, tmp_pa
 @pytest.fixture
 def drawn(estimated: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The matplotlib figure of the roofline."""
-    import jaxperf.plots_roofline as module
+    import jaxperf.plots.roofline as module
 
     kept: list[Any] = []
     monkeypatch.setattr(module, "save_figure", lambda figure, path: kept.append(figure))
@@ -187,11 +187,34 @@ def test_numbers_that_cannot_be(call: Call, estimated: dict, file: Callable, tmp
         refused(call("plot", "roofline", file(document), "--out", tmp_path / "a.png"), said, tmp_path)
 
 
+def test_a_folder_that_is_missing_is_made(call: Call, estimated: dict, file: Callable, tmp_path: Path) -> None:
+    """As every command that writes a file does."""
+    out = tmp_path / "new" / "folder" / "a.svg"
+    assert call("plot", "roofline", file(estimated), "--out", out).returncode == 0
+    assert [path.name for path in out.parent.iterdir()] == ["a.svg"]
+
+
+def test_a_place_that_cannot_be_written_is_named_as_given(
+    call: Call, estimated: dict, file: Callable, tmp_path: Path
+) -> None:
+    result, taken = file(estimated), tmp_path / "taken.png"
+    taken.mkdir()
+    for out, reason in (
+        (taken, "Is a directory"),
+        (result / "a.png", "File exists"),
+        ("/proc/a.png", ""),
+    ):
+        done = call("plot", "roofline", result, "--out", out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"jaxperf: error: {out}: cannot be written: {reason}")
+        assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "taken.png"]
+
+
 def test_unknown_kinds_suffixes_and_places(call: Call, estimated: dict, file: Callable, tmp_path: Path) -> None:
     result = file(estimated)
     refused(call("plot", "rooflin", result, "--out", tmp_path / "a.png"), "did you mean 'roofline'", tmp_path)
     refused(call("plot", "roofline", result, "--out", tmp_path / "a.gif"), "ends in none of .png, .svg, .pdf", tmp_path)
-    refused(call("plot", "roofline", result, "--out", tmp_path / "no" / "a.png"), "no such folder", tmp_path)
     refused(call("plot", "roofline", tmp_path / "none.json", "--out", tmp_path / "a.png"), "no such file", tmp_path)
     refused(call("plot", "pareto", result, "--out", tmp_path / "a.png"), "objectives: missing", tmp_path)
     table = tmp_path / "table.csv"

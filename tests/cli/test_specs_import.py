@@ -91,6 +91,7 @@ BAD = [
     (json.dumps({**LLAMA, "model_type": "mistral", "sliding_window": -1}), "-1 is no window"),
     (json.dumps({**LLAMA, "model_type": "mistral", "sliding_window": 0}), "0 is no window"),
     (json.dumps({**LLAMA, "model_type": "rwkv"}), "'rwkv' is not imported"),
+    ('{"hidden_size": ' + "9" * 5000 + "}", "a number has too many digits"),
     (json.dumps(QUANT), "the key 'hidden_size' is missing"),
 ]
 

@@ -9,13 +9,16 @@ import math
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.parity_llm_perf import compared, measure, read_cases
 from jaxperf.compat.llm_perf import evaluate, evaluate_cases, load_inputs, load_spec, resolve_algorithms, run
+from jaxperf.compat.llm_perf.documents import KINDS
 from jaxperf.errors import InputError
+from jaxperf.spec.schema import Listing, Number, Section, Table
 
 from . import plain_llm_perf as plain
 
@@ -654,6 +657,49 @@ def test_bad_inputs_say_what_and_where(inputs, words):
         evaluate(inputs)
     for word in words:
         assert word in str(error.value)
+
+
+ABSURD = [
+    ("tuner.S_input", 1e300, ["tuner.S_input", "1e+300", "from 0 to 1e+09"]),
+    ("tuner.S_input", 10**400, ["tuner.S_input", "401 digits", "from 0 to 1e+09"]),
+    ("tuner.S_input", 10**5000, ["tuner.S_input", "5001 digits", "from 0 to 1e+09"]),
+    ("tuner.chunk_size", 10**300, ["tuner.chunk_size", "301 digits", "from 0 to 1e+09"]),
+    ("tuner", {"S_input": 10**9, "chunk_size": 16}, ["tuner.chunk_size", "16", "1000000000", "1000 to 1e+09"]),
+    ("tuner.tensor_core_efficiency", {"9" * 400: 0.5}, ["tensor_core_efficiency", "'99", "from 1 to 1e+09"]),
+    ("tuner.tensor_core_efficiency", {"²": 0.5}, ["tensor_core_efficiency", "'²'", "from 1 to 1e+09"]),
+    ("model.L", 1e300, ["model.L", "1e+300", "from 1 to 1e+09"]),
+    ("model.bytes_per_param", 1e-320, ["model.bytes_per_param", "from 0.001 to 1000"]),
+    ("partition.TP", 10**300, ["partition.TP", "301 digits", "from 1 to 1e+09"]),
+    ("system.device.peak_flops_TF", 1e300, ["peak_flops_TF", "1e+300", "to 1e+12"]),
+    (LINK, [{**TORUS, "dims": [10**6, 10**6]}], ["dims", "1e+12", "at most 1e+09"]),
+]
+
+
+@pytest.mark.parametrize("path, value, words", ABSURD, ids=range(len(ABSURD)))
+def test_absurd_figures_say_what_and_where(path, value, words):
+    with pytest.raises(InputError) as error:
+        evaluate(changed(path, value))
+    for word in words:
+        assert word in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def numbers(kind: object, path: str) -> Iterator[tuple[str, Number]]:
+    if isinstance(kind, Number):
+        yield path, kind
+    for name, inner in kind.fields.items() if isinstance(kind, Section) else ():
+        yield from numbers(inner, f"{path}.{name}")
+    if isinstance(kind, (Listing, Table)):
+        yield from numbers(kind.value, path)
+
+
+def test_every_figure_has_a_range_whose_ends_can_be_computed():
+    every = [found for name, kind in KINDS.items() for found in numbers(kind, name)]
+    assert len(every) > 50
+    assert [path for path, number in every if not math.isfinite(number.high)] == []
+    for path, number in every:
+        if path.count(".") == 1 and path != "tuner.tensor_core_efficiency":
+            assert "decode" in evaluate(changed(path, number.high)), path
 
 
 def test_auto_prefers_the_first_of_equals_and_the_network():

@@ -20,22 +20,7 @@ from jaxperf.spec.library import find
 sys.path.insert(0, str(Path(__file__).parent))
 import toy as toys
 
-SMALL = {
-    "models": ["llama-3.1-8b", "qwen3-30b-a3b"],
-    "systems": ["h100-sxm-8", "b200-8"],
-    "workloads": [[1024, 256], [3000, 100]],
-    "tp": [1, 2, 4],
-    "pp": [1, 2],
-    "ep": [1, 4],
-    "attention_dp": [1, 2],
-    "batch": {"from": 1, "to": 192},
-    "chunk": [512, 2048],
-    "weights": ["bf16", "fp8"],
-    "max_devices": 8,
-    "slo_tpot_ms": 40.0,
-}
-
-
+SMALL = toys.SPACE | {"chunk": [512, 2048], "slo_tpot_ms": 40.0}
 HBM = "device.memory.hbm.bandwidth_GBps"
 
 

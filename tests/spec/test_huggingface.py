@@ -96,7 +96,7 @@ IN_THE_LIBRARY = {
 }
 """Configs whose architecture the library had, typed by hand, or has from another variant's config."""
 
-ARCHITECTURE = ("hidden_size", "vocabulary_size", "tied_embeddings", "max_context_tokens", "layer_groups")
+ARCHITECTURE = ("hidden_size", "vocabulary_size", "tied_embeddings", "max_context_tokens", "layer_groups", "mtp_layers")
 
 
 def document(path: Path) -> dict:
@@ -158,6 +158,8 @@ def test_import_agrees_with_the_library(name: str):
     made, known = document(published(name)), find("model", IN_THE_LIBRARY[name]).document
     for field in ARCHITECTURE:
         assert made[field] == known[field], field
+    if not name.startswith("nvidia--"):  # those are quantised anew
+        assert made["precision"] == known["precision"]
 
 
 def test_nemotron_layers_by_hand():
@@ -247,6 +249,42 @@ def test_unknown_architecture_says_what_it_assumed(tmp_path: Path):
     assert "'novel' is not known" in imported.document["note"]
 
 
+def test_unknown_architecture_names_what_was_not_read(tmp_path: Path):
+    strange = dict(model_type="novel", architectures=["NovelForCausalLM"], memory_slots=8, rope_theta=1e4)
+    texts = import_model(written(tmp_path, LLAMA, **strange)).assumptions
+    assert any("'novel' is not known (architecture NovelForCausalLM)" in text for text in texts)
+    assert "no other sizes follow from the keys that were not read: memory_slots" in texts
+    assert not any("not read" in text for text in import_model(written(tmp_path, LLAMA, memory_slots=8)).assumptions)
+
+
+def test_no_experts_beside_a_choice_of_experts_is_said(tmp_path: Path):
+    imported = import_model(written(tmp_path, MIXTRAL, num_local_experts=0))
+    assert not imported.document["layer_groups"][0]["feed_forward"].get("experts")
+    assert any("every layer is dense" in text and "num_experts_per_tok" in text for text in imported.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "count"),
+    [
+        (DEEPSEEK, {}, 1),
+        (DEEPSEEK, dict(model_type="glm4_moe", num_nextn_predict_layers=2), 2),
+        (MIXTRAL, dict(model_type="minimax_m2", num_mtp_modules=3, mtp_transformer_layers=1, use_mtp=True), 3),
+        (MIXTRAL, dict(model_type="minimax_m2", num_mtp_modules=3, mtp_transformer_layers=1, use_mtp=False), 0),
+        (MIXTRAL, dict(model_type="minimax_m2", num_mtp_modules=3, mtp_transformer_layers=2), 0),
+        (LLAMA, dict(model_type="qwen3_5", layer_types=["full_attention"] * 4, mtp_num_hidden_layers=1), 1),
+        (NEMOTRON, dict(num_nextn_predict_layers=1), 0),
+        (LLAMA, {}, 0),
+    ],
+)
+def test_prediction_layers_like_the_last_stand_apart(tmp_path: Path, values: dict, changes: dict, count: int):
+    imported = import_model(written(tmp_path, values, **changes))
+    assert imported.document.get("mtp_layers", 0) == count
+    assert ("mtp_layers" in imported.document["sources"]) == (count > 0)
+    said = [text for text in imported.assumptions if "multi-token-prediction" in text]
+    asked = any("num_nextn" in key or "mtp" in key for key in {**values, **changes}) and changes.get("use_mtp", True)
+    assert len(said) == bool(asked)
+
+
 REFUSED = [
     (LLAMA, dict(hidden_size=None), "the key 'hidden_size' is missing"),
     (LLAMA, dict(hidden_size=-512), "hidden_size: -512 is out of range"),
@@ -264,6 +302,22 @@ REFUSED = [
     (LLAMA, dict(layer_types=["quantum"] * 4), "layer_types: 'quantum' is not known"),
     (LLAMA, dict(layer_types="full_attention"), "layer_types: expected a list"),
     (MIXTRAL, dict(num_experts_per_tok=9), "num_experts_per_tok: 9 is more than the 8 experts"),
+    (MIXTRAL, dict(num_local_experts=None), "num_experts_per_tok: 2 experts a token, but the key"),
+    (LLAMA, dict(model_type="novel", moe_num_experts=64, moe_k=6), "(moe_num_experts, moe_k)"),
+    (LLAMA, dict(model_type="novel", num_experts=64, moe_topk=6), "the key 'num_experts_per_tok' is missing"),
+    (LLAMA, dict(model_type=5), "model_type: 5 is no text"),
+    (LLAMA, dict(architectures=5), "architectures: 5 is no list of names"),
+    (LLAMA, dict(architectures="LlamaForCausalLM"), "architectures: 'LlamaForCausalLM' is no list of names"),
+    (LLAMA, dict(architectures=[[1]]), "architectures: [[1]] is no list of names"),
+    (LLAMA, dict(torch_dtype=16), "torch_dtype: 16 is no text"),
+    (LLAMA, dict(torch_dtype=["bfloat16"]), "torch_dtype: ['bfloat16'] is no text"),
+    (LLAMA, dict(torch_dtype="float64"), "torch_dtype: 'float64' is not known; expected bfloat16, float16, float32"),
+    (LLAMA, dict(torch_dtype=None, dtype=False), "dtype: False is no text"),
+    (LLAMA, dict(rope_scaling=8.0), "rope_scaling: 8.0 is no object"),
+    (LLAMA, dict(rope_scaling=[1, 2]), "rope_scaling: [1, 2] is no object"),
+    (LLAMA, dict(is_encoder_decoder="yes"), "is_encoder_decoder: 'yes' is neither true nor false"),
+    (MIXTRAL, dict(mlp_only_layers=[[1]]), "mlp_only_layers: [1] is no number"),
+    (DEEPSEEK, dict(topk_method=1), "topk_method: 1 is no text"),
     (DEEPSEEK, dict(v_head_dim=None), "the key 'v_head_dim' is missing"),
     (NEMOTRON, dict(hybrid_override_pattern="MEQ*EM-ME"), "'Q' is no layer"),
     (NEMOTRON, dict(num_hidden_layers=8), "num_hidden_layers: 8, but the pattern has 9 layers"),

@@ -198,6 +198,20 @@ FOREIGN = [
     (dict(LLAMA), "no 'quantization' object"),
     ({"quantization": {"quant_algo": "FP9"}}, "quant_algo: 'FP9' is not known"),
     ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP3"}}, "kv_cache_quant_algo: 'FP3' is not known"),
+    (
+        {"quantization": {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": [8], "type": "float"}}},
+        "kv_cache_scheme: [8] bits of 'float' are not known",
+    ),
+    ({"quantization": {"quant_method": "fp8", "kv_cache_scheme": "fp8"}}, "kv_cache_scheme: 'fp8' is no object"),
+    (
+        {
+            "quantization": {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"0": {"targets": "Linear", "weights": {"num_bits": 8, "type": "float"}}},
+            }
+        },
+        "config_groups.0.targets: 'Linear' is no list of names",
+    ),
     ({"quantization": {"quant_method": "magic"}}, "quant_method: 'magic' is not known"),
     ({"quantization": {"quant_algo": "FP8", "exclude_modules": ["re:("]}}, "unreadable expression"),
     ({"quantization": {"quant_algo": "FP8", "exclude_modules": "lm_head"}}, "expected a list of module names"),

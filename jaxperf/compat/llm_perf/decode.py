@@ -7,44 +7,32 @@ from __future__ import annotations
 from ...closed_form import turning_batch
 from ...ops import EXACT, larger
 from ...stages.latency import roofline
-from . import work
+from . import stage, work
 from .case import Case
 from .placement import held, memory_time, place
-from .stage import (
-    Figures,
-    Routes,
-    compute_share,
-    divided,
-    head_time,
-    hidden_behind,
-    launch_time,
-    message_sizes,
-    peak_flops,
-    stage_collectives,
-)
 
 
-def decode(case: Case, routes: Routes) -> Figures:
+def decode(case: Case, routes: stage.Routes) -> stage.Figures:
     """A decode step of the whole batch; PP stages share it, so that PP ≤ B divides its weight-read time."""
     model, layout, tuner, memory = case.model, case.layout, case.tuner, case.device.memory
-    batch, context, peak = tuner.batch, tuner.context, peak_flops(case)
+    batch, context, peak = tuner.batch, tuner.context, stage.peak_flops(case)
     usage = held(model, layout, memory, batch, context)
     token_flops = work.linear_flops(model, layout) + work.attention_flops(model, layout, 1.0, context - 1)
     weights, cache = work.weight_bytes(model, layout), work.kv_bytes(model, layout, context)
 
-    sizes = message_sizes(case, batch, batch * context)
-    network = stage_collectives(case, routes, sizes, tuner.tp_decode, tuner.ep_decode)
+    sizes = stage.message_sizes(case, batch, batch * context)
+    network = stage.stage_collectives(case, routes, sizes, tuner.tp_decode, tuner.ep_decode)
 
     placed = place(memory, weights, batch * cache)
     compute = batch * token_flops / peak
-    share = compute_share(tuner, batch / layout.pp)
-    derated = divided(compute, share)
+    share = stage.compute_share(tuner, batch / layout.pp)
+    derated = stage.divided(compute, share)
     read = memory_time(memory, placed)
     local = roofline(derated, read, None, EXACT)
-    stage = hidden_behind(local, network.stage, tuner.overlap)
-    launches, head = launch_time(case), head_time(case, batch)
+    per_stage = stage.hidden_behind(local, network.stage, tuner.overlap)
+    launches, head = stage.launch_time(case), stage.head_time(case, batch)
     bubble = larger(layout.pp / batch, 1.0)
-    step = hidden_behind(stage, launches, tuner.launch_overlap) * bubble + head
+    step = stage.hidden_behind(per_stage, launches, tuner.launch_overlap) * bubble + head
     replicas = EXACT.floor_divide(layout.devices, layout.pp * layout.tp * layout.ep * layout.sp)
     rate = batch / step
     return {
@@ -83,7 +71,7 @@ def decode(case: Case, routes: Routes) -> Figures:
             "t_mem": read,
             "t_local": local,
             "t_comm": network.stage,
-            "t_stage": stage,
+            "t_stage": per_stage,
             "t_SW": launches,
             "t_LM": head,
             "t_step_user": step,

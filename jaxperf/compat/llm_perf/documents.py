@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 from ...errors import InputError, nearest
@@ -15,14 +16,36 @@ ALL_REDUCE_ALGORITHMS = ("ring", "tree", "tree_pipelined", "inc", "torus-dim-rin
 EXCHANGE_ALGORITHMS = ("ring", "tree", "inc", "torus-dim-ring", "auto")
 COLLECTIVES = ("TP", "EP", "SP", "PP")
 
-_COUNT = Number(1, integer=True)
-_WHOLE = Number(0, integer=True, default=0)
-_MICROSECONDS = Number(0, default=0.0, unit="µs")
+MOST = 10**9
+"""More of anything that is counted (tokens, layers, devices) than any case has."""
+LARGEST = 1e12
+"""The largest figure that is measured, in the unit of its key; no product of such figures leaves double precision."""
+MOST_CHUNKS = 10**6
+"""Chunks of a prompt, which are priced one after another."""
+_MOST_DIMS = 16
+
 _NAME = Text(default="unnamed")
 
 
+def _count(low: int = 1, default: Any = REQUIRED) -> Number:
+    return Number(low, MOST, integer=True, default=default)
+
+
+def _figure(unit: str, default: Any = REQUIRED, above: bool = False) -> Number:
+    return Number(0, LARGEST, above=above, unit=unit, default=default)
+
+
+def _factor() -> Number:
+    return Number(1, LARGEST, default=1.0)
+
+
+_COUNT = _count()
+_WHOLE = _count(0, default=0)
+_MICROSECONDS = _figure("µs", default=0.0)
+
+
 def _bandwidth(default: Any = REQUIRED) -> Number:
-    return Number(0, above=True, unit="GB/s", default=default)
+    return _figure("GB/s", default, above=True)
 
 
 def _share(default: Any = 1.0, above: bool = True) -> Number:
@@ -41,26 +64,27 @@ def _tier_shape(tier: dict, where: str) -> None:
         raise InputError(f"{where}: the key 'dims' is missing; a {tier['topology']} needs its dimensions")
     if tier.get("full", False) and len(tier["dims"]) != 1:
         raise InputError(f"{where}.dims: {tier['dims']} for a full mesh; expected one number")
-    if "ports" in tier and tier["ports"] != math.prod(tier["dims"]):
-        raise InputError(
-            f"{where}.dims: {tier['dims']} multiply to {math.prod(tier['dims'])}, but ports is {tier['ports']}"
-        )
+    product = math.prod(tier["dims"])
+    if product > MOST:
+        raise InputError(f"{where}.dims: {tier['dims']} multiply to {product:.4g}; expected at most {MOST:g} ranks")
+    if "ports" in tier and tier["ports"] != product:
+        raise InputError(f"{where}.dims: {tier['dims']} multiply to {product}, but ports is {tier['ports']}")
 
 
 _TIER = Section(
     {
         "name": _NAME,
         "topology": Text(TOPOLOGIES, default="crossbar"),
-        "ports": Number(1, integer=True, default=None),
-        "dims": Listing(_COUNT, least=1, default=None),
+        "ports": _count(default=None),
+        "dims": Listing(_COUNT, least=1, most=_MOST_DIMS, default=None),
         "full": Flag(default=False),
         "bw_per_port_GBps": _bandwidth(),
-        "alpha_us": Number(0, unit="µs"),
-        "eta_alpha": Number(1, default=1.0),
+        "alpha_us": _figure("µs"),
+        "eta_alpha": _factor(),
         "eta_beta": _share(),
         "inc": Text(IN_NETWORK, default="none"),
         "inc_alpha_us": _MICROSECONDS,
-        "oversubscription": Number(1, default=1.0),
+        "oversubscription": _factor(),
     },
     rules=(_tier_shape,),
 )
@@ -68,7 +92,7 @@ _TIER = Section(
 _MEMORY_TIER = Section(
     {
         "name": Text(),
-        "capacity_GB": Number(0, above=True, unit="GB"),
+        "capacity_GB": _figure("GB", above=True),
         "bandwidth_GBps": _bandwidth(),
         "alpha_us": _MICROSECONDS,
         "eta_beta": _share(default=None),
@@ -89,11 +113,11 @@ def _distinct_tiers(device: dict, where: str) -> None:
 _DEVICE = Section(
     {
         "name": _NAME,
-        "hbm_capacity_GB": Number(0, above=True, unit="GB"),
+        "hbm_capacity_GB": _figure("GB", above=True),
         "hbm_bandwidth_GBps": _bandwidth(),
-        "peak_flops_TF": Number(0, above=True, unit="TFLOP/s, dense, two bytes"),
-        "sram_capacity_MB": Number(0, above=True, unit="MB", default=None),
-        "sram_bandwidth_TBps": Number(0, above=True, unit="TB/s", default=None),
+        "peak_flops_TF": _figure("TFLOP/s, dense, two bytes", above=True),
+        "sram_capacity_MB": _figure("MB", default=None, above=True),
+        "sram_bandwidth_TBps": _figure("TB/s", default=None, above=True),
         "tiers": Listing(_MEMORY_TIER, default=()),
         "memory_tiers": Listing(_MEMORY_TIER, least=1, default=None),
     },
@@ -150,10 +174,10 @@ _MODEL = Section(
         "H": _COUNT,
         "n_q": _COUNT,
         "n_kv": _COUNT,
-        "I_dense": Number(0, integer=True),
+        "I_dense": _count(0),
         "vocab_size": _COUNT,
         "max_seq_len": _COUNT,
-        "bytes_per_param": Number(0, above=True, unit="bytes"),
+        "bytes_per_param": Number(1e-3, 1e3, unit="bytes"),
         "moe": _MOE,
     },
     rules=(_heads,),
@@ -164,25 +188,38 @@ _PARTITION = Section({"name": _NAME, **dict.fromkeys(("PP", "TP", "EP", "SP"), _
 
 def _efficiency_curve(tuner: dict, where: str) -> None:
     for key in tuner.get("tensor_core_efficiency", {}):
-        if not key.isdigit() or int(key) < 1:
-            raise InputError(f"{where}.tensor_core_efficiency: the key {key!r} is no whole number from 1")
+        if not re.fullmatch("0*[1-9][0-9]{0,9}", key) or int(key) > MOST:
+            raise InputError(
+                f"{where}.tensor_core_efficiency: the key {key[:40]!r} is no whole number from 1 to {MOST:g}"
+            )
+
+
+def _chunks(tuner: dict, where: str) -> None:
+    """A prompt in chunks takes time in proportion to their number."""
+    prompt, size = tuner.get("S_input", 0), tuner.get("chunk_size", 0)
+    if size and prompt > size * MOST_CHUNKS:
+        least = -(-int(prompt) // MOST_CHUNKS)
+        raise InputError(
+            f"{where}.chunk_size: {size} cuts S_input {prompt} into more than {MOST_CHUNKS:g} chunks; "
+            f"expected 0 (none) or {least} to {MOST:g}"
+        )
 
 
 _TUNER = Section(
     {
         "name": _NAME,
-        "S_decode": Number(1, integer=True, default=2048),
+        "S_decode": _count(default=2048),
         **{
             f"tp_algorithm{phase}": Text(ALL_REDUCE_ALGORITHMS, default="ring") for phase in ("", "_decode", "_prefill")
         },
         **{f"ep_algorithm{phase}": Text(EXCHANGE_ALGORITHMS, default="ring") for phase in ("", "_decode", "_prefill")},
-        "n_TP_collectives": Number(0, integer=True, default=2),
-        "n_EP_collectives": Number(0, integer=True, default=2),
-        "n_SP_collectives": Number(0, integer=True, default=1),
+        "n_TP_collectives": _count(0, default=2),
+        "n_EP_collectives": _count(0, default=2),
+        "n_SP_collectives": _count(0, default=1),
         "overlap_factor": _share(0.0, above=False),
-        "B_decode": Number(1, integer=True, default=1),
+        "B_decode": _count(default=1),
         "S_input": _WHOLE,
-        "B_prefill": Number(1, integer=True, default=1),
+        "B_prefill": _count(default=1),
         "chunk_size": _WHOLE,
         "torus_algorithm": Text(("ring",), default="ring"),
         "inc_enabled": Flag(default=True),
@@ -194,14 +231,14 @@ _TUNER = Section(
             },
             default={},
         ),
-        "kernels_per_layer_compute": Number(0, integer=True, default=10),
-        "kernels_per_collective_call": Number(0, integer=True, default=2),
-        "kernels_per_pp_hop": Number(0, integer=True, default=2),
-        "kernel_launch_us": Number(0, default=1.5, unit="µs"),
+        "kernels_per_layer_compute": _count(0, default=10),
+        "kernels_per_collective_call": _count(0, default=2),
+        "kernels_per_pp_hop": _count(0, default=2),
+        "kernel_launch_us": _figure("µs", default=1.5),
         "sw_overlap_factor": _share(1.0, above=False),
         "tensor_core_efficiency": Table(_share(above=False), default={}),
     },
-    rules=(_efficiency_curve,),
+    rules=(_efficiency_curve, _chunks),
 )
 
 _OVERHEAD = Section(
@@ -217,15 +254,15 @@ _DISAGGREGATION = Section(
         "name": _NAME,
         "disaggregated": Flag(default=False),
         "colo_alpha_us": _MICROSECONDS,
-        "colo_repack_GBps": Number(0, default=0.0, unit="GB/s"),
-        "colo_repack_eta": Number(0, default=1.0),
+        "colo_repack_GBps": _figure("GB/s", default=0.0),
+        "colo_repack_eta": Number(0, LARGEST, default=1.0),
         "inter_alpha_us": _MICROSECONDS,
-        "inter_bandwidth_GBps": Number(0, default=0.0, unit="GB/s"),
+        "inter_bandwidth_GBps": _figure("GB/s", default=0.0),
         "N_WR": _WHOLE,
         "tau_WR_us": _MICROSECONDS,
         "overlap_rho_KV": _share(0.0, above=False),
-        "repack_GBps": Number(0, default=0.0, unit="GB/s"),
-        "repack_eta": Number(0, default=1.0),
+        "repack_GBps": _figure("GB/s", default=0.0),
+        "repack_eta": Number(0, LARGEST, default=1.0),
     },
     default={},
 )
@@ -233,9 +270,9 @@ _DISAGGREGATION = Section(
 _PAGING = Section(
     {
         "name": _NAME,
-        "block_size": Number(1, integer=True, default=16),
-        "beam_width": Number(1, integer=True, default=1),
-        "system_overhead_GB": Number(0, default=1.5, unit="GB"),
+        "block_size": _count(default=16),
+        "beam_width": _count(default=1),
+        "system_overhead_GB": _figure("GB", default=1.5),
     },
     default={},
 )

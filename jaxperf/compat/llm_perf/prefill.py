@@ -10,22 +10,9 @@ import jax.numpy as jnp
 
 from ...ops import EXACT, Scalar, larger
 from ...stages.latency import roofline
-from . import work
+from . import stage, work
 from .case import Case
 from .placement import memory_time, place
-from .stage import (
-    Collectives,
-    Figures,
-    Routes,
-    compute_share,
-    divided,
-    head_time,
-    hidden_behind,
-    launch_time,
-    message_sizes,
-    peak_flops,
-    stage_collectives,
-)
 
 
 class _Pass(eqx.Module):
@@ -44,13 +31,13 @@ def _prefill_pass(
 ) -> _Pass:
     tuner, memory = case.tuner, case.device.memory
     placed = place(memory, weights, cache)
-    compute = counted / peak_flops(case)
-    derated, read = divided(compute, share), memory_time(memory, placed)
-    local = hidden_behind(roofline(derated, read, None, EXACT), launches, tuner.launch_overlap)
-    return _Pass(compute, derated, read, local, hidden_behind(local, network, tuner.overlap), placed.possible)
+    compute = counted / stage.peak_flops(case)
+    derated, read = stage.divided(compute, share), memory_time(memory, placed)
+    local = stage.hidden_behind(roofline(derated, read, None, EXACT), launches, tuner.launch_overlap)
+    return _Pass(compute, derated, read, local, stage.hidden_behind(local, network, tuner.overlap), placed.possible)
 
 
-def _chunked(case: Case, routes: Routes, weights: Scalar, launches: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+def _chunked(case: Case, routes: stage.Routes, weights: Scalar, launches: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """(time of the chunks one after another [s], chunks, whether all can be placed), the last chunk padded to a whole
     one and the pipeline not filled."""
     model, layout, tuner = case.model, case.layout, case.tuner
@@ -58,9 +45,9 @@ def _chunked(case: Case, routes: Routes, weights: Scalar, launches: Scalar) -> t
     chunks = jnp.where(tuner.chunk > 0, EXACT.ceil_divide(tuner.prompt, size), 0.0)
     chunks = larger(chunks, 0.0)
     linear = size * work.chunk_linear_flops(model, layout)
-    sizes = message_sizes(case, size, size)
-    network = stage_collectives(case, routes, sizes, tuner.tp_prefill, tuner.ep_prefill).stage
-    share = compute_share(tuner, tuner.prefill_batch * size / layout.pp)
+    sizes = stage.message_sizes(case, size, size)
+    network = stage.stage_collectives(case, routes, sizes, tuner.tp_prefill, tuner.ep_prefill).stage
+    share = stage.compute_share(tuner, tuner.prefill_batch * size / layout.pp)
 
     def add(index: Scalar, total: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         prior = index * size
@@ -77,18 +64,19 @@ def _chunked(case: Case, routes: Routes, weights: Scalar, launches: Scalar) -> t
     return time, chunks, possible
 
 
-def prefill(case: Case, routes: Routes) -> Figures:
+def prefill(case: Case, routes: stage.Routes) -> stage.Figures:
     """Prefill of one prompt, of a batch at once, and in chunks. Communication is one stage's; the pipeline fills with
     the local time of one prompt, also for a batch."""
     model, layout, tuner = case.model, case.layout, case.tuner
     prompt, batch = tuner.prompt, tuner.prefill_batch
-    weights, launches = work.weight_bytes(model, layout), launch_time(case)
+    weights, launches = work.weight_bytes(model, layout), stage.launch_time(case)
     counted = work.linear_flops(model, layout) * prompt + work.attention_flops(model, layout, prompt, 0.0)
     cache = work.kv_bytes(model, layout, prompt)
-    share = compute_share(tuner, batch * larger(prompt, 1.0) / layout.pp)
+    share = stage.compute_share(tuner, batch * larger(prompt, 1.0) / layout.pp)
 
-    def network_of(rows: Scalar) -> Collectives:
-        return stage_collectives(case, routes, message_sizes(case, rows, rows), tuner.tp_prefill, tuner.ep_prefill)
+    def network_of(rows: Scalar) -> stage.Collectives:
+        sizes = stage.message_sizes(case, rows, rows)
+        return stage.stage_collectives(case, routes, sizes, tuner.tp_prefill, tuner.ep_prefill)
 
     network = network_of(prompt)
     alone = _prefill_pass(case, counted, cache, share, network.stage, weights, launches)
@@ -96,7 +84,7 @@ def prefill(case: Case, routes: Routes) -> Figures:
         case, batch * counted, batch * cache, share, network_of(batch * prompt).stage, weights, launches
     )
     warm_up = jnp.where(layout.pp > 1, (layout.pp - 1) * alone.local, 0.0)
-    head = head_time(case, batch)
+    head = stage.head_time(case, batch)
     time = alone.time + warm_up + head
     chunked, chunks, chunks_possible = _chunked(case, routes, weights, launches)
     return {

@@ -6,7 +6,7 @@ parameter totals are checked against the published ones."""
 from __future__ import annotations
 
 from ...errors import InputError
-from .config import Config, assume, checked, flag, listing, whole, window_tokens
+from .config import Config, assume, checked, flag, listing, section, text, whole, window_tokens
 
 QK_NORM_A_HEAD = {
     *("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
@@ -66,7 +66,7 @@ def _qk_norms(config: Config, query: int, kv: int, size: int) -> int:
         return 2 * size
     if not flag(config, "use_qk_norm"):
         return 0
-    if config.family == "minimax_m2" or config.values.get("qk_norm_type") == "per_layer":
+    if config.family == "minimax_m2" or text(config, "qk_norm_type") == "per_layer":
         return (query + kv) * size
     if config.family != "glm4_moe":
         assume(config, f"query and key norms are vectors of the head size, {size}")
@@ -75,10 +75,10 @@ def _qk_norms(config: Config, query: int, kv: int, size: int) -> int:
 
 def block_sparse(config: Config, hidden: int, attention: dict, layer: int) -> dict:
     """MiniMax-M3: an indexer (queries of its heads, one key, their norms) chooses blocks of the cache."""
-    inner = config.values.get("sparse_attention_config")
-    if not isinstance(inner, dict) or not inner.get("use_sparse_attention"):
+    inner = section(config, "sparse_attention_config")
+    sparse = Config(config.file, inner or {}, config.family)
+    if not flag(sparse, "use_sparse_attention"):
         return attention
-    sparse = Config(config.file, inner, config.family)
     active = listing(sparse, "sparse_attention_freq", layer + 1)
     if active is not None and not active[layer]:
         return attention
@@ -180,7 +180,7 @@ def kimi_delta(config: Config, hidden: int) -> dict:
 
     What differs from gated delta's own parameters stands in `extra_parameters`.
     """
-    inner = Config(config.file, config.values.get("linear_attn_config") or {}, config.family)
+    inner = Config(config.file, section(config, "linear_attn_config") or {}, config.family)
     count, size = whole(inner, "num_heads", low=1), whole(inner, "head_dim", low=1)
     width = count * size
     decay = hidden * size + size * width

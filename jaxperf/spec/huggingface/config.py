@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ..library import read_json
 
 MOST_LAYERS = 10_000
 """More layers than any model has: a larger number is a mistake in the file."""
 
 LARGEST = 10**9
 
+EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "experts_per_token")
+"""Keys for the number of experts, and of those that a token chooses."""
+
 
 @dataclass(frozen=True)
 class Config:
     """The text model's part of a config.json: the file's name, its keys (those of `text_config` before those around
-    it), the family, and a list that collects what the importer assumed."""
+    it), the family, and what collects here: the assumptions of the importer, and the keys that it asked for."""
 
     file: str
     values: dict
     family: str
     assumptions: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
 
 def read_object(path: str | Path) -> dict:
     """The object in a JSON file; Hugging Face writes `Infinity` and `NaN`, so these are read, too.
 
-    **Raises** `InputError` for no file, a folder, truncated JSON, a repeated key or anything but an object.
+    **Raises** `InputError` as `read_json` does, and for anything but an object.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict:
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
-                raise InputError(f"{path}: the key '{key}' stands twice in one object")
-            seen[key] = value
-        return seen
-
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, not a file; give its config.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not valid JSON: {error or 'nested too deeply'}") from None
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder, not a file; give its config.json")
+    value = read_json(path, constants=True)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -66,9 +51,36 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def given(config: Config, name: str) -> Any:
+    """The value under a key as it stands, None where there is none."""
+    config.asked.add(name)
+    return config.values.get(name)
+
+
 def present(config: Config, *names: str) -> str | None:
     """The first of these keys that the config has with a value."""
+    config.asked.update(names)
     return next((name for name in names if config.values.get(name) is not None), None)
+
+
+def text(config: Config, name: str, choices: Sequence[str] = ()) -> str | None:
+    """A word, None where the config has none. **Raises** `InputError` for anything else, or none of the `choices`."""
+    value = given(config, name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{config.file}: {name}: {shown(value)} is no text")
+    if choices and value not in choices:
+        raise InputError(f"{config.file}: {name}: {shown(value)} is not known; expected {', '.join(choices)}")
+    return value
+
+
+def section(config: Config, name: str) -> dict | None:
+    """An object, None where the config has none. **Raises** `InputError` for anything else."""
+    value = given(config, name)
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{config.file}: {name}: {shown(value)} is no object; expected an object, or null for none")
+    return value
 
 
 def whole(config: Config, names: str | Sequence[str], default: int | None = None, low: int = 0) -> int:
@@ -98,7 +110,7 @@ def checked(config: Config, key: str, value: Any, low: int) -> int:
 
 def flag(config: Config, name: str, default: bool = False) -> bool:
     """A truth value. **Raises** `InputError` for anything else."""
-    value = config.values.get(name)
+    value = given(config, name)
     if value is None:
         return default
     if not isinstance(value, bool):
@@ -108,7 +120,7 @@ def flag(config: Config, name: str, default: bool = False) -> bool:
 
 def listing(config: Config, name: str, length: int | None = None) -> list | None:
     """A list of at least `length` entries, or None where the config has none. **Raises** `InputError` else."""
-    value = config.values.get(name)
+    value = given(config, name)
     if value is None:
         return None
     if not isinstance(value, list):
@@ -131,7 +143,7 @@ def window_tokens(config: Config, key: str) -> int | None:
 
     **Raises** `InputError` for 0 and negative values, which engines read in more than one way.
     """
-    value = config.values.get(key)
+    value = given(config, key)
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 1:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError, nearest
-from .config import Config, assume, present
+from .config import EXPERTS, Config, assume, flag, present, shown
 
 FAMILIES = (
     *("llama", "llama4", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_moe"),
@@ -45,6 +46,14 @@ OTHER_LAYERS = {
 RECURRENT_KEYS = ("ssm_state_size", "mamba_num_heads", "state_size", "linear_attn_config", "linear_num_value_heads")
 """Keys that mean recurrent layers; a family that is not known is refused if it has one."""
 
+WITHOUT_EFFECT = re.compile(
+    r"^_|^(architectures|auto_map|model_type|transformers_version|use_cache|pretraining_tp|torch_dtype|dtype|id2label"
+    r"|label2id|task_specific_params|temperature|top_[kp]|do_sample|hidden_act|hidden_activation|vision_config"
+    r"|audio_config|norm_topk_prob|scoring_func|routed_scaling_factor|mlp_hidden_act)$|_token_ids?$|token_index$|rope|rotary"
+    r"|dropout|initializer|_eps(ilon)?$|_range$|aux_loss|jitter|^output_|(_scale|_multiplier|_scaling|softcapping)$"
+)
+"""Keys that change no size or count that jaxperf knows, in any model."""
+
 WORDS = {"fp8": ("fp8",), "nvfp4": ("nvfp4",), "mxfp4": ("mxfp4",), "int4": ("awq", "gptq", "int4", "w4a16")}
 """What a name may promise about the weights, and the words that promise it."""
 
@@ -55,17 +64,19 @@ def text_config(path: Path, root: dict) -> Config:
     if inner is not None and not isinstance(inner, dict):
         raise InputError(f"{path}: text_config: expected an object, got {type(inner).__name__}")
     values = {**{k: v for k, v in root.items() if not isinstance(v, dict)}, **(inner or root)}
-    architectures = values.get("architectures") or root.get("architectures") or []
-    kinds = [(inner or {}).get("model_type"), root.get("model_type")]
-    family = next((kind for kind in kinds if isinstance(kind, str)), "")
-    family = family.removesuffix("_text")
-    for architecture in architectures if isinstance(architectures, list) else []:
+    architectures = _architectures(path, values.get("architectures") or root.get("architectures"))
+    kinds = [part["model_type"] for part in (inner or {}, root) if part.get("model_type") is not None]
+    for kind in kinds:
+        if not isinstance(kind, str):
+            raise InputError(f"{path}: model_type: {shown(kind)} is no text")
+    family = next(iter(kinds), "").removesuffix("_text")
+    for architecture in architectures:
         if family not in FAMILIES or architecture == "DeepseekV4ForCausalLM":
             family = OF_ARCHITECTURE.get(architecture, family)
     config = Config(path.name, values, family)
     if family in OTHER_LAYERS:
         raise InputError(f"{path}: model_type: '{family}' is not imported: {OTHER_LAYERS[family]}")
-    if values.get("is_encoder_decoder") is True:
+    if flag(config, "is_encoder_decoder"):
         raise InputError(f"{path}: is_encoder_decoder: an encoder-decoder is not a model that jaxperf describes")
     if family in FAMILIES:
         return config
@@ -74,12 +85,44 @@ def text_config(path: Path, root: dict) -> Config:
         near = nearest(family or "none", FAMILIES)
         raise InputError(f"{path}: model_type: '{family}' is not known and has recurrent layers ({recurrent}); {near}")
     if "hidden_size" in values:
+        of = f" (architecture {', '.join(architectures)})" if architectures else ""
         assume(
             config,
-            f"model_type '{family or 'none'}' is not known: layers as in Llama (DeepSeek where kv_lora_rank stands): "
-            "two norms a layer, gated feed-forwards, no biases or query and key norms but those named",
+            f"model_type '{family or 'none'}' is not known{of}: layers as in Llama (DeepSeek where kv_lora_rank "
+            "stands): two norms a layer, gated feed-forwards, no biases or query and key norms but those named",
         )
     return config
+
+
+def _architectures(path: Path, value: Any) -> list[str]:
+    """The names of architectures. **Raises** `InputError` for anything but a list of words."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{path}: architectures: {shown(value)} is no list of names")
+    return value
+
+
+def not_read(config: Config) -> None:
+    """Note the keys that an importer which only guesses the architecture has not asked for, last of all.
+
+    **Raises** `InputError` where they speak of experts and none were found: the layers would be taken for dense ones.
+    """
+    if config.family in FAMILIES:
+        return
+    left = [
+        key
+        for key, value in config.values.items()
+        if value not in (None, False, 0, "", [], {}) and key not in config.asked and not WITHOUT_EFFECT.search(key)
+    ]
+    experts = [key for key in left if re.search("moe|expert", key)]
+    if experts and not any(config.values.get(key) for key in EXPERTS):
+        raise InputError(
+            f"{config.file}: model_type: '{config.family or 'none'}' is not known, and its experts are given by keys "
+            f"that are not, either ({', '.join(experts)}); {nearest(config.family or 'none', FAMILIES)}"
+        )
+    if left:
+        assume(config, f"no other sizes follow from the keys that were not read: {', '.join(left)}")
 
 
 def repository_of(path: Path) -> str | None:

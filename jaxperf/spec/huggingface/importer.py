@@ -1,19 +1,21 @@
 """Import a Hugging Face config.json: config → model document, with everything that had to be assumed.
 
-The text model alone is described: vision and audio parts and multi-token-prediction layers are left out and named."""
+The text model alone is described: vision and audio parts are left out and named, and so are multi-token-prediction
+layers, unless they are like the model's last layer."""
 
 from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...constants import WEIGHT_CLASSES
 from ...errors import InputError
 from ..library import validate
-from .config import Config, assume, flag, present, read_object, whole
-from .family import FAMILIES, promised_format, repository_of, slug, text_config
+from .config import Config, assume, flag, present, read_object, section, shown, text, whole
+from .family import FAMILIES, not_read, promised_format, repository_of, slug, text_config
 from .formats import check_layers, class_formats
 from .groups import layer_groups
 from .layers import layer_shapes
@@ -47,6 +49,7 @@ def import_model(path: str | Path, quant: str | Path | None = None, name: str | 
     shapes = layer_shapes(config, hidden)
     groups = layer_groups(shapes, config.file)
     tied = _tied(config)
+    section(config, "rope_scaling")  # engines need it; it changes no cost
     if present(config, "max_position_embeddings") is None:
         assume(config, "no limit of the context is given; none is checked")
     limit = whole(config, "max_position_embeddings", low=1) if present(config, "max_position_embeddings") else None
@@ -62,10 +65,14 @@ def import_model(path: str | Path, quant: str | Path | None = None, name: str | 
     elif promised and not any(promised in value for value in precision.values()):
         warnings.append(f"{config.file}: the name says {promised.upper()}, but the quantisation is {_words(precision)}")
     _left_out(config, root)
+    predicting = _prediction_layers(config)
+    not_read(config)
 
     final = 1 + (2 if config.family == "kimi_linear" and whole(config, "attn_res_block_size", default=0) else 0)
     approximation = _approximation(config, groups)
     called = name or slug((repository or path.stem).rsplit("/", 1)[-1])
+    beside = {"mtp_layers": predicting} if predicting else {}
+    beside |= {"final_norm_vectors": final} if final > 1 else {}
     document = {
         "kind": "model",
         "name": called,
@@ -73,14 +80,19 @@ def import_model(path: str | Path, quant: str | Path | None = None, name: str | 
         "hidden_size": hidden,
         "vocabulary_size": vocabulary,
         "tied_embeddings": tied,
-        **({"final_norm_vectors": final} if final > 1 else {}),
         "max_context_tokens": limit,
         "layer_groups": groups,
+        **beside,
         "precision": precision,
         "exact_today": approximation is None,
         **({"approximation": approximation} if approximation else {}),
         "note": "; ".join(["Imported: the text model", *config.assumptions]) + ".",
-        "sources": _sources(config.file, repository, quant_file, final > 1),
+        "sources": _sources(
+            config.file,
+            repository,
+            quant_file,
+            beside,
+        ),
     }
     validate(document, str(path), "model")
     return Imported(document, list(config.assumptions), warnings)
@@ -111,15 +123,15 @@ def _schemes(
             raise InputError(f"{beside}: no 'quantization' object; expected an hf_quant_config.json")
         found.append(scheme_of(inner, str(beside)))
         file = beside.name
-    own = config.values.get("quantization_config") or root.get("quantization_config")
+    own = section(config, "quantization_config") or root.get("quantization_config")
     if own is not None:
         if not isinstance(own, dict):
             raise InputError(f"{path}: quantization_config: expected an object, got {type(own).__name__}")
         own_scheme = scheme_of(own, str(path))
-        if config.values.get("expert_dtype") == "fp4" and not own_scheme.by_module:
+        if text(config, "expert_dtype") == "fp4" and not own_scheme.by_module:
             own_scheme.by_class["routed_experts"] = "mxfp4-w4a8"
         found.append(own_scheme)
-    more = max(whole(config, key, default=0) for key in PREDICTION_KEYS) or 1
+    more = _predicted(config) or 1
     for scheme in found:
         check_layers(scheme, layers, more)
     return found, file
@@ -127,11 +139,7 @@ def _schemes(
 
 def _precision(config: Config, schemes: list[Scheme], shapes: list[dict], hidden: int) -> dict[str, str]:
     """Formats by class, those that are not bf16."""
-    given = config.values.get("torch_dtype") or config.values.get("dtype")
-    kinds = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-    base = kinds.get(str(given).removeprefix("torch."), "bf16")
-    if given is None:
-        assume(config, "weights that are not quantised are bfloat16")
+    base = _unquantised(config)
     precision = class_formats(config, schemes, shapes, hidden, base)
     if base != "bf16":
         precision = dict.fromkeys(WEIGHT_CLASSES, base) | precision
@@ -149,13 +157,47 @@ def _precision(config: Config, schemes: list[Scheme], shapes: list[dict], hidden
     return precision
 
 
+def _unquantised(config: Config) -> str:
+    """The format of weights that are not quantised. **Raises** `InputError` for a type that is none of the usual."""
+    kinds = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+    key = "torch_dtype" if present(config, "torch_dtype") else "dtype"
+    word = (text(config, key) or "auto").removeprefix("torch.")
+    if word == "auto":
+        assume(config, "weights that are not quantised are bfloat16")
+        return "bf16"
+    if word not in kinds:
+        raise InputError(f"{config.file}: {key}: {shown(word)} is not known; expected {', '.join(kinds)}")
+    return kinds[word]
+
+
 def _words(precision: dict[str, str]) -> str:
     """A precision in words."""
     return ", ".join(f"{kind} {value}" for kind, value in precision.items()) or "none"
 
 
-PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+PREDICTION_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers")
 """Keys that count layers or modules of multi-token prediction."""
+
+OTHER_PREDICTION = ("deepseek_v4", "nemotron_h")
+"""Families whose prediction layers are not like their last layer: a window alone, and two mixers."""
+
+
+def _prediction_layers(config: Config) -> int:
+    """Layers of multi-token prediction that `mtp_layers` stands for: each is one more like the last of the model."""
+    count = _predicted(config)
+    if not count or not flag(config, "use_mtp", True):
+        return 0
+    deep = whole(config, "mtp_transformer_layers", default=1) != 1
+    if config.family in OTHER_PREDICTION or deep or flag(config, "mtp_use_dedicated_embeddings"):
+        assume(config, "without its multi-token-prediction layers, which are not like its last layer")
+        return 0
+    assume(config, f"its multi-token-prediction layers ({count}) stand apart, each like its last layer")
+    return count
+
+
+def _predicted(config: Config) -> int:
+    """The number under the keys of multi-token prediction."""
+    return max(whole(config, key, default=0) for key in PREDICTION_KEYS)
 
 
 def _left_out(config: Config, root: dict) -> None:
@@ -163,8 +205,6 @@ def _left_out(config: Config, root: dict) -> None:
     parts = [key.removesuffix("_config") for key in ("vision_config", "audio_config") if root.get(key)]
     if parts:
         assume(config, f"without its {' and '.join(parts)} part")
-    if any(whole(config, key, default=0) for key in PREDICTION_KEYS):
-        assume(config, "without its multi-token-prediction layers")
     if config.family == "deepseek_v4":
         assume(config, "without the token tables of hash routing and the last hyper-connection mixer")
 
@@ -184,11 +224,11 @@ def _approximation(config: Config, groups: list[dict]) -> str | None:
     return " ".join(texts) or None
 
 
-def _sources(file: str, repository: str | None, quant_file: str | None, norms: bool) -> dict:
+def _sources(file: str, repository: str | None, quant_file: str | None, more: Iterable[str]) -> dict:
     """Where every figure comes from: the files' names, never their folders."""
     text = f"{file} of {repository}, Hugging Face" if repository else f"{file}, Hugging Face"
     entry = {"source": text, "date": datetime.date.today().isoformat(), "estimate": False}
-    fields = ["hidden_size", "vocabulary_size", "max_context_tokens", "layer_groups", *["final_norm_vectors"] * norms]
+    fields = ["hidden_size", "vocabulary_size", "max_context_tokens", "layer_groups", *more]
     quant = {**entry, "source": f"{quant_file}, Hugging Face"} if quant_file else entry
     return dict.fromkeys(fields, entry) | {"precision": quant}
 

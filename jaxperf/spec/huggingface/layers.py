@@ -5,14 +5,19 @@ from __future__ import annotations
 from ...errors import InputError
 from .attention import block_sparse, compressed, gated_delta, grouped_query, kimi_delta, latent, mamba2
 from .config import (
+    CHOSEN,
+    EXPERTS,
     Config,
     assume,
     checked,
     flag,
+    given,
     layer_count,
     listing,
     present,
+    section,
     shown,
+    text,
     whole,
     window_tokens,
 )
@@ -104,9 +109,9 @@ def _attention_kinds(config: Config, count: int) -> list[str]:
         listing(config, "compress_ratios", count)
         return ["compressed"] * count
     if config.family == "kimi_linear":
-        inner = config.values.get("linear_attn_config")
-        if not isinstance(inner, dict):
-            raise InputError(f"{config.file}: linear_attn_config: expected an object, got {type(inner).__name__}")
+        inner = section(config, "linear_attn_config")
+        if inner is None:
+            raise InputError(f"{config.file}: the key 'linear_attn_config' is missing; the model cannot be described")
         linear = listing(Config(config.file, inner, config.family), "kda_layers") or []
         places = {checked(config, "linear_attn_config.kda_layers", place, 1) for place in linear}
         if max(places, default=0) > count:
@@ -158,18 +163,26 @@ def _sliding(config: Config, count: int) -> list[str]:
 
 
 def _expert_layers(config: Config, count: int) -> list[bool]:
-    """Whether each layer has experts."""
-    if not whole(config, ("n_routed_experts", "num_local_experts", "num_experts"), default=0):
+    """Whether each layer has experts. **Raises** `InputError` where the config speaks of experts without a number."""
+    if not whole(config, EXPERTS, default=0):
+        chosen = present(config, *CHOSEN)
+        if chosen and whole(config, chosen):
+            if present(config, *EXPERTS) is None:
+                raise InputError(
+                    f"{config.file}: {chosen}: {config.values[chosen]} experts a token, but the key '{EXPERTS[0]}' is "
+                    f"missing (nor {', '.join(EXPERTS[1:])}); give the number of experts, 0 for a dense model"
+                )
+            assume(config, f"every layer is dense, as the number of experts is 0 (though {chosen} is given)")
         return [False] * count
     types = listing(config, "mlp_layer_types", count)
     if types is not None:
         return [kind == "sparse" for kind in types[:count]]
-    frequency = config.values.get("moe_layer_freq")
+    frequency = given(config, "moe_layer_freq")
     if isinstance(frequency, list):
         return [bool(entry) for entry in listing(config, "moe_layer_freq", count) or []][:count]
     first = whole(config, "first_k_dense_replace", default=0)
     step = whole(config, ("moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step"), default=1, low=1)
-    dense = set(listing(config, "mlp_only_layers") or [])
+    dense = {checked(config, "mlp_only_layers", layer, 0) for layer in listing(config, "mlp_only_layers") or []}
     if present(config, "moe_layer_freq"):
         return [layer >= first and layer % step == 0 and layer not in dense for layer in range(count)]
     return [layer >= first and (layer + 1) % step == 0 and layer not in dense for layer in range(count)]
@@ -186,11 +199,10 @@ def _dense(config: Config) -> dict:
 
 def expert_feed_forward(config: Config, layer: int = 0, kind: str = "gated") -> dict:
     """Routed and shared experts of a layer. **Raises** `InputError` where a token chooses more than there are."""
-    count = whole(config, ("n_routed_experts", "num_local_experts", "num_experts"), low=1)
-    top_keys = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "experts_per_token")
-    chosen = whole(config, top_keys, low=1)
+    count = whole(config, EXPERTS, low=1)
+    chosen = whole(config, CHOSEN, low=1)
     if chosen > count:
-        key = present(config, *top_keys)
+        key = present(config, *CHOSEN)
         raise InputError(f"{config.file}: {key}: {chosen} is more than the {count} experts; expected 1 to {count}")
     keys = ("moe_intermediate_size", "intermediate_size")
     width = whole(config, keys[1:] if config.family in EXPERTS_OF_INTERMEDIATE_SIZE else keys, low=1)
@@ -206,7 +218,7 @@ def expert_feed_forward(config: Config, layer: int = 0, kind: str = "gated") -> 
     if shared and config.family in SHARED_GATE:
         made["shared_gate"] = True
     hashed = layer < whole(config, "num_hash_layers", default=0)  # these choose by a table of token ids
-    chosen_by_bias = config.values.get("topk_method") == "noaux_tc" or flag(config, "use_routing_bias")
+    chosen_by_bias = text(config, "topk_method") == "noaux_tc" or flag(config, "use_routing_bias")
     if (chosen_by_bias or config.family in ROUTER_BIAS) and not hashed:
         made["router_bias"] = True
     if config.family == "gpt_oss":
@@ -227,7 +239,7 @@ def _gemma_4(config: Config, hidden: int, attention: dict, feed_forward: dict) -
 
 def _nemotron_layers(config: Config, hidden: int) -> list[dict]:
     """Nemotron-H: every layer is one mixer, a feed-forward or experts, behind one norm."""
-    pattern = config.values.get("hybrid_override_pattern") or config.values.get("layers_block_type")
+    pattern = given(config, "hybrid_override_pattern") or given(config, "layers_block_type")
     if not isinstance(pattern, (str, list)) or not pattern:
         raise InputError(f"{config.file}: the key 'hybrid_override_pattern' is missing (nor layers_block_type)")
     words = [PATTERN.get(entry, entry) if isinstance(entry, str) else shown(entry) for entry in pattern]
@@ -239,7 +251,7 @@ def _nemotron_layers(config: Config, hidden: int) -> list[dict]:
     if count != len(words):
         raise InputError(f"{config.file}: num_hidden_layers: {count}, but the pattern has {len(words)} layers")
     none: dict = {"kind": "none"}
-    plain = "plain" if config.values.get("mlp_hidden_act", "relu2") == "relu2" else "gated"
+    plain = "plain" if (text(config, "mlp_hidden_act") or "relu2") == "relu2" else "gated"
     makers = {
         "mamba": lambda: (mamba2(config, hidden), none),
         "attention": lambda: (grouped_query(config, hidden, window_tokens(config, "sliding_window")), none),

@@ -118,12 +118,14 @@ def _cache(entry: dict, file: str) -> str | None:
             raise InputError(f"{file}: kv_cache_quant_algo: {shown(algorithm)} is not known; {near}")
         return KV_ALGORITHMS[algorithm.upper()]
     scheme = entry.get("kv_cache_scheme")
-    if not isinstance(scheme, dict):
+    if scheme is None:
         return None
-    kinds = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4", (4, "int"): "int4"}
-    found = kinds.get((scheme.get("num_bits", 0), scheme.get("type", "")))
+    if not isinstance(scheme, dict):
+        raise InputError(f"{file}: kv_cache_scheme: {shown(scheme)} is no object; expected num_bits and type, or null")
+    bits, kind = scheme.get("num_bits"), scheme.get("type")
+    kinds = (((8, "float"), "fp8"), ((8, "int"), "int8"), ((4, "float"), "nvfp4"), ((4, "int"), "int4"))
+    found = next((name for known, name in kinds if known == (bits, kind)), None)
     if found is None:
-        bits, kind = scheme.get("num_bits"), scheme.get("type")
         raise InputError(f"{file}: kv_cache_scheme: {shown(bits)} bits of {shown(kind)} are not known")
     return found
 
@@ -139,7 +141,10 @@ def _compressed_tensors(entry: dict, file: str, made: Callable[..., Scheme]) -> 
         if not isinstance(weights, dict):
             raise InputError(f"{file}: config_groups.{name}: no weights are described")
         weight_format = _tensor_format(weights, group.get("input_activations"), file)
-        formats |= dict.fromkeys(group.get("targets") or ["Linear"], weight_format)
+        targets = group.get("targets") or ["Linear"]
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            raise InputError(f"{file}: config_groups.{name}.targets: {shown(targets)} is no list of names")
+        formats |= dict.fromkeys(targets, weight_format)
     usual = formats.pop("Linear", None)
     return made(usual, formats)
 

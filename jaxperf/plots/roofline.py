@@ -6,8 +6,8 @@ import math
 import os
 from typing import Any
 
-from .plots import COLOURS, save_figure
-from .plots_labels import FAINT, INK, box_of, label_along, leader, line_boxes, place_label
+from .figure import COLOURS, save_figure
+from .labels import FAINT, INK, box_of, label_along, leader, line_boxes, place_label
 
 BOUNDS = dict(zip(("memory", "compute", "network", "overhead"), COLOURS, strict=False))
 """Colours of what bounds an operator."""

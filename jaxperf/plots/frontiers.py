@@ -1,34 +1,15 @@
-"""Figures of results; no physics. Files are written whole or not at all."""
+"""The Pareto frontiers of a scan; no physics."""
 
 from __future__ import annotations
 
 import math
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from .figure import COLOURS, save_figure
 
 if TYPE_CHECKING:
-    from .scan import ScanResult
-
-COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#cb912f", "#787774", "#2f4858")
-
-
-def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Write a matplotlib figure by way of a temporary file beside it. **Raises** `InputError` where it cannot be."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
-    os.close(handle)
-    try:
-        figure.savefig(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{target}: cannot be written: {error}") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    from ..scan import ScanResult
 
 
 def _label(metric: str) -> str:
