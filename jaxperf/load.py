@@ -21,7 +21,7 @@ from .spec.deployment import (
     build_precision,
     precision_document,
 )
-from .spec.documents import ENGINE, OFFLOADED
+from .spec.documents.engine import ENGINE, OFFLOADED
 from .spec.library import find
 from .spec.model import Model, as_arrays, build_model
 from .spec.schema import with_defaults

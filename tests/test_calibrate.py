@@ -23,7 +23,7 @@ from jaxperf.cli import main
 from jaxperf.errors import InputError
 from jaxperf.load import efficiency_document_of
 from jaxperf.spec.deployment import IDEAL, build_efficiency
-from jaxperf.spec.documents import EFFICIENCY_FIELDS
+from jaxperf.spec.documents.calibration import EFFICIENCY_FIELDS
 from jaxperf.spec.library import read_json, validate
 
 SHARED = Path(__file__).parents[1].parent / "shared"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxperf.spec.documents import KINDS, group_places, unsourced
+from jaxperf.spec.documents import KINDS, unsourced
+from jaxperf.spec.documents.model import group_places
 from jaxperf.spec.library import aliases, find, names, read_json, specs_folder, validate
 from jaxperf.spec.model import build_model
 from jaxperf.stages.memory import parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..constants import FORMATS, KV_FORMATS, MEMORY_KINDS
 from ..errors import InputError
-from ..spec.documents import OFFLOADED
+from ..spec.documents.engine import OFFLOADED
 from ..spec.library import Spec, find, names
 from .engine_options import engine_settings
 from .layout import check_layout, check_placement

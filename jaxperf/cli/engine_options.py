@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..errors import InputError
-from ..spec.documents import ENGINE
+from ..spec.documents.engine import ENGINE
 from .values import one_of, option_type, parse_share, whole
 
 _CHOICES = {"attention": ("fused", "eager"), "dequantise": ("fused", "separate"), "fusion": ("none", "usual", "full")}

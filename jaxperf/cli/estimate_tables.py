@@ -149,8 +149,8 @@ def metrics_table(out: Console, result: dict) -> None:
         ("requests/s", figure(m["requests_per_s"]), ""),
         ("MFU", f"{m['mfu']:.1%}", "of peak FLOP/s, prefill"),
         ("MBU", f"{m['mbu']:.1%}", "of peak bandwidth, decode"),
-        ("largest batch", f"{m['max_batch']:,}", "beside this one's activations"),
-        ("longest context", _tokens(result["memory"]["max_context_tokens"]), "that fits, at this batch"),
+        ("largest batch", f"{m['max_batch']:,}", "fits beside these activations"),
+        ("longest context", _tokens(result["memory"]["max_context_tokens"]), "at this batch, beside these activations"),
         ("KV pressure", f"{result['memory']['kv_pressure']:.1%}", "of the room for KV cache"),
     ]
     if math.isfinite(m["usd_per_million_tokens"]):

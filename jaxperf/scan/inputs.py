@@ -11,7 +11,7 @@ import numpy as np
 from ..constants import SPILL_KINDS
 from ..load import efficiency_document_of
 from ..spec.deployment import build_efficiency, build_engine, build_precision, precision_document
-from ..spec.documents import OFFLOADED
+from ..spec.documents.engine import OFFLOADED
 from ..spec.library import find
 from ..spec.model import Model, build_model
 from ..spec.system import build_system, trimmed

@@ -23,7 +23,7 @@ from ..constants import (
 )
 from ..errors import InputError, nearest
 from ..ops import Scalar
-from .documents import EFFICIENCY_FIELDS
+from .documents.calibration import EFFICIENCY_FIELDS
 from .options import Options, build_options
 from .system import Software, build_software
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 
 from ..ops import Scalar
-from .documents import ADAPTED
+from .documents.engine import ADAPTED
 
 
 class Adapters(eqx.Module):

@@ -130,6 +130,7 @@ def test_tables_fit_the_terminal(call: Call, columns: str) -> None:
     for word in ("time to first token", "KV cache", "qkv projection", "efficiency default"):
         assert word in done.stdout
     assert "…" not in done.stdout
+    assert " ".join(done.stdout.split()).count("beside these activations") == 2  # largest batch, longest context
 
 
 def test_an_approximation_is_announced(call: Call) -> None:

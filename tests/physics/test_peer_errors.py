@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxperf.load import load_model
 from jaxperf.ops import EXACT
-from jaxperf.spec.documents import EFFICIENCY_FIELDS
+from jaxperf.spec.documents.calibration import EFFICIENCY_FIELDS
 from jaxperf.spec.library import find
 from jaxperf.spec.model import build_model, stack_groups
 from jaxperf.stages.flops import attention_flops, flops

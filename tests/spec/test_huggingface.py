@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxperf.errors import InputError
-from jaxperf.spec.documents import KINDS, group_places, unsourced
+from jaxperf.spec.documents import KINDS, unsourced
+from jaxperf.spec.documents.model import group_places
 from jaxperf.spec.huggingface import import_model
 from jaxperf.spec.huggingface.groups import layer_groups, place_runs
 from jaxperf.spec.library import find, validate
