@@ -60,7 +60,7 @@ def test_the_state_does_not_grow_with_the_context():
 
 def test_mamba_2_flops_a_token():
     group = as_arrays(_model(STATE_SPACE)).groups[0]
-    shape = attention_shape(group.attention, jnp.asarray(512.0), jnp.asarray(1.0), True, EXACT)
+    shape = attention_shape(group.attention, jnp.asarray(512.0), jnp.asarray(1.0), 1.0, EXACT)
     assert float(shape.state_flops) == 6 * 16 * 32 * 64
     assert float(shape.qkv_n) == 2 * 16 * 32 + 2 * 4 * 64 + 16
     assert float(shape.out_k) == 16 * 32
@@ -121,7 +121,7 @@ def test_gradients_of_shapes_are_finite(kind: str):
 
     def total(group):
         counts = layer_parameters(group, described.hidden_size)
-        shape = attention_shape(group.attention, described.hidden_size, deployed.parallelism.tp, True, EXACT)
+        shape = attention_shape(group.attention, described.hidden_size, deployed.parallelism.tp, 1.0, EXACT)
         cache = layer_kv_bytes(group, jnp.asarray(1000.0), deployed, EXACT)
         return sum(jax.tree.leaves(counts)) + sum(jax.tree.leaves(shape)) + cache
 

@@ -145,7 +145,7 @@ def test_adapter_parameters_of_a_known_model():
     """LoRA of rank 16 on every projection of Llama-2-7B: 39,976,960 trainable parameters (PEFT prints them)."""
     model = load_model("llama-2-7b")
     group = model.groups[0]
-    shape = attention_shape(group.attention, model.hidden_size, 1.0, True, EXACT)
+    shape = attention_shape(group.attention, model.hidden_size, 1.0, 1.0, EXACT)
     attention, feed_forward, shared = adapted_sizes(group, shape, model.hidden_size, 1.0)
     sides = attention.sides + feed_forward.sides + shared.sides
     assert float(16 * group.count * sides) == 39_976_960

@@ -35,7 +35,7 @@ def _table(figures: dict, work: Pass, **degrees: float):
     described = _model(figures)
     plan = make_plan(described, stack_groups(described), specs.system(), specs.deployment(**degrees), EXACT)
     group = described.groups[0]
-    shape = attention_shape(group.attention, 1024.0, degrees.get("tp", 1.0), work.decode, EXACT)
+    shape = attention_shape(group.attention, 1024.0, degrees.get("tp", 1.0), float(work.decode), EXACT)
     return layer_table(group, shape, plan, work, EXACT), plan
 
 

@@ -68,7 +68,7 @@ def test_scaling_book_steps(batch: int, cache: float, milliseconds: float):
 def test_nanoflow_operations(name: str):
     model = load_model("llama-2-70b")
     group, hidden = model.groups[0], model.hidden_size
-    shape = attention_shape(group.attention, hidden, 1.0, False, EXACT)
+    shape = attention_shape(group.attention, hidden, 1.0, 0.0, EXACT)
     width = group.feed_forward.width
     n, k = {
         "KQV": (shape.qkv_n, hidden),

@@ -136,7 +136,7 @@ def _nanoflow(name: str) -> Callable[[dict, dict], float]:
 def _nanoflow_flops(name: str, rows: int) -> float:
     model = _model("llama-2-70b")
     group, hidden = model.groups[0], model.hidden_size
-    shape = attention_shape(group.attention, hidden, 1, False, EXACT)
+    shape = attention_shape(group.attention, hidden, 1, 0.0, EXACT)
     width = group.feed_forward.width
     gemm = {
         "KQV": _gemm(rows, shape.qkv_n, shape.qkv_k, group.count),
@@ -196,7 +196,7 @@ def _absorbed_heads(row: dict, given: dict) -> float:
 def _latent_core(decode: bool) -> AttentionCore:
     model = load_model("deepseek-v3")
     attention = model.groups[0].attention
-    shape = attention_shape(attention, model.hidden_size, 2.0, decode, EXACT)
+    shape = attention_shape(attention, model.hidden_size, 2.0, float(decode), EXACT)
     return AttentionCore(1.0, shape, np.inf, 2.0, 2.0, 1.0, 0.5, 1.0)
 
 
@@ -259,7 +259,7 @@ def _life_layer(row: dict, given: dict) -> float:
 def _life_parts(tokens: float) -> tuple[float, float, float]:
     model = load_model("llama-2-7b")
     group, hidden = model.groups[0], model.hidden_size
-    shape = attention_shape(group.attention, hidden, 1.0, False, EXACT)
+    shape = attention_shape(group.attention, hidden, 1.0, 0.0, EXACT)
     width = group.feed_forward.width
     layer = [(shape.qkv_n, hidden), (hidden, shape.out_k), (2 * width, hidden), (hidden, width)]
     rows = [_gemm(tokens, n, k, group.count) for n, k in layer]
