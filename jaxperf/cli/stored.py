@@ -33,7 +33,9 @@ def load_ahead(name: str) -> None:
     kept = _newest_first(folder, f"jaxperf-{name}-{_environment()}-*.bin")
     if kept and kept[0] not in _begun:
         # Nothing of ours is imported in the thread: only arrays and plain tuples are unpickled there.
-        thread = threading.Thread(target=_load, args=(kept[0],), daemon=True)
+        thread = threading.Thread(
+            target=_load, args=(kept[0],)
+        )  # waited for at exit: XLA aborts in one that is cut off
         _begun[kept[0]] = thread
         thread.start()
 
