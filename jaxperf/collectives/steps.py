@@ -121,17 +121,22 @@ def group_steps(
     """The steps of a group of `ranks` that lie `stride` devices apart, as one `Step` with leaves [tiers], innermost
     first.
 
-    min(G, reach/s) ranks lie inside a tier's reach; a tier that does not serve the `axis` joins none.
+    ⌊reach/s⌋ ranks fit inside a tier's reach, and a group that needs n = ⌈G/⌊reach/s⌋⌉ of them has G/n in each: 128
+    ranks over racks of 72 are two racks of 64. The same goes for the nodes inside each rack. A tier that does not
+    serve the `axis` joins none.
     """
+    served = [serves(tier, axis) for tier in fabric]
+    fits = [ops.at_least(ops.floor_divide(tier.reach, stride), 1.0) for tier in fabric]
+    shares, fullest = [ranks] * len(fabric), ranks  # what each rack, then each node in it, has of the group
+    for index in reversed(range(len(fabric) - 1)):
+        parts = ops.at_least(served[index] * ops.ceil_divide(fullest, fits[index]), 1.0)
+        shares[index], fullest = shares[index + 1] / parts, ops.ceil_divide(fullest, parts)
     joins: list[_Join] = []
     inner, inside_before, reach_before = 1.0, 0.0, 1.0
     for index, tier in enumerate(fabric):
-        used = serves(tier, axis)
-        reach = ops.at_least(tier.reach / stride, 1.0)
-        covered = used * ops.minimum(ranks, reach) + (1 - used) * inner
-        covered = ops.at_least(covered, inner)
-        last = index + 1 == len(fabric)
-        inside = 1.0 if last else ops.at_least(used * ops.covers(reach, ranks), inside_before)
+        used, last = served[index], index + 1 == len(fabric)
+        covered = used * ops.minimum(shares[index], fits[index]) + (1 - used) * inner
+        inside = 1.0 if last else ops.at_least(used * ops.covers(fits[index], ranks), inside_before)
         joins.append(_Join(inner, covered, inside - inside_before, ops.at_least(stride / reach_before, 1.0)))
         inner, inside_before, reach_before = covered, inside, tier.reach
 

@@ -83,10 +83,19 @@ class Processes:
             raise LostProcessError(_message([0])) from None
 
     def leave(self) -> None:
-        """Waits until all are done, so that none finds another gone while it still needs it."""
-        if self.client is not None:
-            self.exchange("leave", b"done")
-            time.sleep(2 * _POLL_S if self.index == 0 else 0)
+        """Waits until all are done, so that none finds another gone while it still needs it; the coordinator, whose end
+        aborts the others, goes last."""
+        if self.client is None:
+            return
+        self.exchange("leave", b"done")
+        if self.index:
+            import jax
+
+            jax.distributed.shutdown()
+            return
+        late = time.monotonic() + HEARTBEAT_S
+        while self.client.get_live_nodes(list(range(self.count))).keys() != {0} and time.monotonic() < late:
+            time.sleep(_POLL_S)
 
 
 def _message(dead: list[int]) -> str:

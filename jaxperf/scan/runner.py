@@ -146,7 +146,11 @@ def _share(scan: Scan) -> tuple[list[Unit], int]:
     offers = [json.loads(text) for text in processes.exchange("start", json.dumps(offer).encode())]
     done: set[int] = set()
     for index, other in enumerate(offers):
-        check_same(scan.identity, other["identity"], f"--distributed: process {index}")
+        try:
+            check_same(scan.identity, other["identity"], f"--distributed: process {index}")
+        except InputError:
+            processes.leave()  # all find the same, each by itself
+            raise
         twice = done & set(other["done"])
         if index == processes.index:
             scan.parts = {unit: parts for unit, parts in scan.parts.items() if unit not in twice}

@@ -13,7 +13,7 @@ from .fabrics import GIGA, KINDS, MICRO, fabric, tier, times
 
 SLACK = 1 + (1e-9 if X64 else 1e-5)
 ALGORITHMS = ["ring", "double-tree", "halving-doubling", "direct", "bruck", "hardware-exchange"]
-RANKS = st.sampled_from([2, 3, 4, 5, 8, 16, 64])
+RANKS = st.sampled_from([2, 3, 4, 5, 8, 12, 16, 64, 100])
 SIZES = st.sampled_from([1.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e9])
 BANDWIDTHS = st.floats(1.0, 1000.0)
 LATENCIES = st.floats(0.1, 20.0)
@@ -27,7 +27,7 @@ def links(draw: st.DrawFn, most: int = 3, **fixed) -> list[dict]:
     """Switched tiers of growing reach, as documents."""
     tiers, reach = [], 1
     for index in range(draw(st.integers(1, most))):
-        reach *= draw(st.sampled_from([2, 4, 8]))
+        reach *= draw(st.sampled_from([2, 3, 4, 8, 9]))
         figures = dict(
             bandwidth_GBps=draw(BANDWIDTHS),
             alpha_us=draw(LATENCIES),
@@ -57,7 +57,7 @@ def _software_ways(size: float, ranks: int, alpha: float, beta: float) -> dict[s
 def test_the_cheapest_admissible(size, ranks, bandwidth, alpha, chosen, switch):
     """At most every admissible algorithm, and equal to one of them: of all kinds of collectives."""
     described = tier(
-        devices=64, bandwidth_GBps=bandwidth, alpha_us=alpha, algorithms=chosen, in_network=switch, switch_alpha_us=0.3
+        devices=128, bandwidth_GBps=bandwidth, alpha_us=alpha, algorithms=chosen, in_network=switch, switch_alpha_us=0.3
     )
     found = times(fabric(described), size, ranks)
     a, s, beta = alpha * MICRO, 0.3 * MICRO, 1 / (bandwidth * GIGA)
@@ -95,14 +95,24 @@ def test_no_software_all_reduce_beats_the_bound(size, tiers, ranks):
     found = times(fabric(*tiers), size, ranks)["all-reduce"]
     bandwidths = [t["bandwidth_GBps"] * GIGA * t["ports"] for t in tiers]
     assert found * SLACK >= 2 * (ranks - 1) / ranks * size / max(bandwidths)
-    inside, bounds = 1, []
-    for described, bandwidth in zip(tiers, bandwidths, strict=True):
-        reached = min(ranks, described["devices"])
-        here = reached / inside
-        bounds.append(2 * (here - 1) / here * size / inside / bandwidth)
-        inside = reached
+    bounds = [
+        2 * (here - 1) / here * size / inside / bandwidth
+        for here, inside, bandwidth in zip(*_evenly(tiers, ranks), bandwidths, strict=True)
+    ]
     assert found * SLACK >= max(bounds)
     assert found * SLACK >= sum(bounds)
+
+
+def _evenly(tiers: list[dict], ranks: int) -> tuple[list[float], list[float]]:
+    """What each tier joins of a group, and how many ranks each of these has: as few racks as hold the group, filled
+    alike, and as few nodes of each rack."""
+    joined, inside, share, fullest = [], [], float(ranks), ranks
+    for within in [*(t["devices"] for t in reversed(tiers[:-1])), 1]:
+        parts = math.ceil(fullest / within)
+        joined.append(share if within == 1 else parts)
+        share, fullest = share / parts, math.ceil(fullest / parts)
+        inside.append(1.0 if within == 1 else share)
+    return joined[::-1], inside[::-1]
 
 
 @given(SIZES, links(in_network="reduction"), RANKS)
@@ -111,11 +121,28 @@ def test_only_the_switch_reaches_one_vector(size, tiers, ranks):
     ranks = min(ranks, tiers[-1]["devices"])
     found = times(fabric(*tiers), size, ranks)["all-reduce"]
     crossed = next(index for index, t in enumerate(tiers) if t["devices"] >= ranks)
-    inside = tiers[crossed - 1]["devices"] if crossed else 1
+    joined, inside = (values[crossed] for values in _evenly(tiers, ranks))
     outer = tiers[crossed]
-    assert found * SLACK >= min(1.0, 2 * (ranks / inside - 1) / (ranks / inside)) * size / inside / (
+    assert found * SLACK >= min(1.0, 2 * (joined - 1) / joined) * size / inside / (
         outer["bandwidth_GBps"] * GIGA * outer["ports"]
     )
+
+
+def test_a_group_that_fills_no_whole_racks():
+    """128 ranks over racks of 72 are two racks of 64: as many links carry a vector out of each, 16 MB a rank; 100 ranks
+    over racks of 72 with nodes of 8 are two racks of 50, on seven nodes each."""
+    rack, far = (
+        tier("rack", 72, bandwidth_GBps=900.0, alpha_us=0.0),
+        tier("far", 576, bandwidth_GBps=50.0, alpha_us=0.0),
+    )
+    found = times(fabric(rack, far), 1e9, 128)
+    assert found["all-reduce"] == pytest.approx(2 * 63 / 64 * 1e9 / 900e9 + 1e9 / 64 / 50e9)
+    assert found["all-to-all"] == pytest.approx(63 / 128 * 1e9 / 900e9 + 64 / 128 * 1e9 / 50e9)
+    node = tier("node", 8, bandwidth_GBps=1800.0, alpha_us=0.0)
+    found = times(fabric(node, rack, far), 1e9, 100)["all-gather"]
+    a_node = 50 / 7
+    near = (a_node - 1) / a_node * 1e9 / 1800e9 + 6 / 7 * 1e9 / a_node / 900e9
+    assert found == pytest.approx(near + 1 / 2 * 1e9 / 50 / 50e9)
 
 
 def test_the_switch_adds_up():

@@ -93,18 +93,20 @@ def stages(case: Case) -> list[tuple[Layer, ...]]:
     return result
 
 
-def levels(case: Case, ranks: int, stride: int) -> list[tuple[Link, int, int]]:
-    """Tiers that a group crosses, innermost first: (tier, ranks that it joins there, ranks below it)."""
-    found, below = [], 1
-    for link in case.tiers:
-        inside = min(ranks, max(1, link.reach // stride))
-        if inside > below:
-            found.append((link, inside // below, below))
-        below = max(below, inside)
-    return found
+def levels(case: Case, ranks: int, stride: int) -> list[tuple[Link, float, float]]:
+    """Tiers that a group crosses, innermost first: (tier, ranks that it joins there, ranks below it). It takes as few
+    racks as hold it, evenly filled, and as few nodes of each."""
+    found, whole, fullest = [], float(ranks), ranks
+    for link, inside in reversed(list(zip(case.tiers, [None, *case.tiers[:-1]], strict=True))):
+        parts = fullest if inside is None else math.ceil(fullest / max(1, inside.reach // stride))
+        if parts > 1:
+            below = 1.0 if inside is None else whole / parts
+            found.append((link, whole / below, below))
+        whole, fullest = whole / parts, math.ceil(fullest / parts)
+    return found[::-1]
 
 
-def gather_here(link: Link, size: float, ranks: int) -> float:
+def gather_here(link: Link, size: float, ranks: float) -> float:
     """All-gather or reduce-scatter inside one tier: a ring, all at once, or by multicast. Seconds."""
     moved = (ranks - 1) / ranks * size / link.bandwidth
     starts = [(ranks - 1) * link.alpha]
@@ -142,12 +144,11 @@ def all_reduce(case: Case, size: float, ranks: int, stride: int) -> float:
 def exchange(case: Case, size: float, ranks: int) -> float:
     """All-to-all over neighbouring ranks: every destination at the tier that it crosses; where everyone reaches
     everyone, the messages of a tier start at once. Seconds."""
-    time, reached = 0.0, 1
-    for link in case.tiers:
-        beyond = max(0, min(ranks, link.reach) - reached)
+    time = 0.0
+    for link, here, below in levels(case, ranks, 1):
+        beyond = (here - 1) * below
         starts = min(beyond, 1) if link.direct else beyond
         time += starts * link.alpha + beyond * size / ranks / link.bandwidth
-        reached += beyond
     return time
 
 
