@@ -1,4 +1,4 @@
-"""How small programs are compiled: on a CPU, compiling one scalar `evaluate` is most of what a person waits for."""
+"""How small programs run: for one scalar `evaluate`, compiling it is most of what a person would wait for."""
 
 from __future__ import annotations
 
@@ -8,29 +8,47 @@ from typing import Any
 
 import jax
 
+from .tape import NoKernelError, Tape, play, record
 
-@functools.cache
-def quick_options() -> dict[str, Any] | None:
-    """Options for a program that runs once: no LLVM optimisation and, where XLA still has them, the older loop emitters
-    (jax 0.10; later versions refuse the option). Compiles `evaluate` in a third of the time; None off CPU."""
-    if jax.default_backend() != "cpu":
-        return None
-    options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-    if jax.__version_info__ < (0, 11):
-        options["xla_cpu_use_fusion_emitters"] = False
-        options["xla_cpu_parallel_codegen_split_count"] = 1  # nothing of it runs in parallel without optimisation
-    return options
+HOT = 200
+"""Calls of one program after which compiling it pays."""
+
+
+class _Program:
+    """A function for arguments of one shape: played from its tape, or compiled where that is not possible or pays."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.played = function, 0
+        self.tape: Tape | None = None
+        self.compiled: Callable[..., Any] | None = None
+        try:
+            self.tape, self.structure = record(function, *arguments)
+        except NoKernelError:
+            self.compiled = jax.jit(function)
+
+    def __call__(self, arguments: tuple[Any, ...], leaves: list[Any]) -> Any:
+        if self.compiled is None and self.played >= HOT:
+            self.compiled = jax.jit(self.function)
+        if self.compiled is not None or self.tape is None:
+            return (self.compiled or self.function)(*arguments)
+        self.played += 1
+        return jax.tree.unflatten(self.structure, jax.device_put(play(self.tape, leaves)))
 
 
 def quick(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` that compiles fast rather than runs fast; decided at the first call, so that importing stays cheap."""
-
-    @functools.cache
-    def compiled() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=quick_options())
+    """The function for a few calls: traced, and played from its tape by NumPy in milliseconds; compiled, as by
+    `jax.jit`, only where NumPy does not know an operation or after `HOT` calls. Under a transformation of JAX it is
+    the function itself."""
+    programs: dict[Any, _Program] = {}
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        return compiled()(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return function(*arguments)
+        key = (structure, jax.numpy.result_type(float), *map(jax.typeof, leaves))
+        if key not in programs:
+            programs[key] = _Program(function, arguments)
+        return programs[key](arguments, leaves)
 
     return call

@@ -93,7 +93,7 @@ def engine_document(
     engine: Name | None,
     weights_in: str | None = None,
     kv_in: str | None = None,
-    offload: Iterable[str] = (),
+    offload: str | Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> dict:
     """The JSON form of an engine (of defaults where None), with where it puts weights and KV cache, and with
@@ -107,7 +107,7 @@ def engine_document(
             raise InputError(f"settings: unknown key '{key}'; {nearest(key, ENGINE_SETTINGS)}")
         ENGINE_SETTINGS[key].check(value, f"settings: {key}")
         document = document | {key: with_defaults(ENGINE_SETTINGS[key], value)}
-    offload = list(offload)
+    offload = [offload] if isinstance(offload, str) else list(offload)
     for name, value, known in (("weights_in", weights_in, MEMORY_KINDS), ("kv_in", kv_in, MEMORY_KINDS)):
         if value is not None and value not in known:
             raise InputError(f"{name}: '{value}' is no kind of memory; {nearest(value, known)}")
@@ -134,7 +134,7 @@ def deployment(
     engine: Name | None = None,
     weights_in: str | None = None,
     kv_in: str | None = None,
-    offload: Iterable[str] = (),
+    offload: str | Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
     efficiency: Efficiency | Name = "default",
     system: str | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .breakdown_rows import PARTS, device_facts, numbers, phase_rows
@@ -85,16 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
 def price(configurations: list[Configuration], rows: bool) -> list[tuple[Metrics, dict[str, Columns] | None]]:
     """`Metrics` and, where `rows` are wanted, the breakdown of each configuration, as numbers on the host.
 
-    The two are compiled beside each other, in threads; a breakdown that nobody reads is not compiled.
+    A breakdown that nobody reads is not traced.
     """
     from .output import compile_cache
-    from .stored import load_ahead
 
     compile_cache()
-    for name in ("evaluate", "breakdown_columns") if rows else ("evaluate",):
-        load_ahead(name)
     pytrees = [build(configuration) for configuration in configurations]
-    import jax
 
     from ..phases.breakdown import breakdown_columns
     from ..phases.end_to_end import evaluate
@@ -102,12 +97,11 @@ def price(configurations: list[Configuration], rows: bool) -> list[tuple[Metrics
 
     def compute(function: Any) -> list[Any]:
         program = stored(function, function.__name__)
-        return [jax.device_get(program(*arguments)) for arguments in pytrees]
+        return [program(*arguments) for arguments in pytrees]
 
     if not rows:
         return [(metrics, None) for metrics in compute(evaluate)]
-    with ThreadPoolExecutor(2) as threads:
-        return list(zip(*threads.map(compute, (evaluate, breakdown_columns)), strict=True))
+    return list(zip(compute(evaluate), compute(breakdown_columns), strict=True))
 
 
 def describe(configuration: Configuration, metrics: Metrics, phases: dict[str, Columns] | None) -> dict:

@@ -35,7 +35,7 @@ def describe_prefix(configuration: Configuration) -> dict[str, Any]:
     links = [tier_link(system.device.memory.tiers[index], deployment) for index in places]
     together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf, float) for leaf in leaves]), *links)
     compare = jax.vmap(load_or_recompute, in_axes=(None, None, None, None, 0))
-    found = jax.device_get(stored(compare, "load_or_recompute")(*pytrees, together))
+    found = stored(compare, "load_or_recompute")(*pytrees, together)
     hit = configuration.prefix_hit
     return {
         "hit_tokens": hit,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +139,6 @@ def price_round(
     **Raises** `InputError` for a draft that does not suit its target.
     """
     pytrees = build(configuration)
-    import jax
 
     from ..drafting import speculation
     from ..phases.speculative import speculate
@@ -158,12 +156,9 @@ def price_round(
     )
 
     def compute(function: Any) -> Any:
-        return jax.device_get(stored(function, function.__name__)(*pytrees, drawn))
+        return stored(function, function.__name__)(*pytrees, drawn)
 
-    if not rows:
-        return compute(speculate), None
-    with ThreadPoolExecutor(2) as threads:
-        return tuple(threads.map(compute, (speculate, breakdown_of_round)))  # pyright: ignore[reportReturnType]
+    return compute(speculate), compute(breakdown_of_round) if rows else None
 
 
 def describe_round(configuration: Configuration, drafting: Drafting, found: Speculated) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..compiling import quick
 from ..errors import InfeasibleError
 from ..load import Name
 from ..phases.end_to_end import REASONS, Metrics
@@ -154,7 +155,7 @@ def measure(problem: Problem, point: np.ndarray) -> Metrics:
     return _measured(problem.case, values[:WIDTH], values[WIDTH:])
 
 
-_measured = jax.jit(lambda case, values, logs: metrics_at(case, values, logs))
+_measured = quick(metrics_at)
 
 
 def why_not(problem: Problem, point: np.ndarray) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..compiling import quick
 from ..errors import InputError
 from ..load import Name, deployment, efficiency_document_of, engine_document, workload
 from ..ops import Scalar
@@ -23,7 +23,7 @@ from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import System, build_system
 from ..spec.workload import Workload
 from .factors import powers, scaled
-from .solve import compiled, value_and_slopes
+from .solve import value_and_slopes
 
 FACTORS = 32
 """Fields that one call can take the elasticity of; unused slots move nothing."""
@@ -113,7 +113,7 @@ def elasticities(
             workload=workload(isl, osl, batch),
         )
     )
-    values, slopes = _measure()(setting)
+    values, slopes = _measure(setting)
     table = np.asarray(slopes, float)[: len(paths)] * signs[:, None]
     columns = [dict(zip(paths, map(float, table[:, i]), strict=True)) for i in range(len(MEASURED))]
     kept = [path for path in paths if any(abs(column[path]) > 1e-9 for column in columns)]
@@ -143,10 +143,7 @@ def _log_metrics(setting: _Setting, logs: Scalar) -> Scalar:
     return jnp.log(jnp.stack([getattr(metrics, name) for name in MEASURED]))
 
 
-@functools.cache
-def _measure() -> Callable:
-    def both(setting: _Setting) -> tuple[Scalar, Scalar]:
-        logs = jnp.zeros(FACTORS, jnp.result_type(float))
-        return value_and_slopes(lambda point: _log_metrics(setting, point), logs)
-
-    return compiled(both)
+@quick
+def _measure(setting: _Setting) -> tuple[Scalar, Scalar]:
+    logs = jnp.zeros(FACTORS, jnp.result_type(float))
+    return value_and_slopes(lambda point: _log_metrics(setting, point), logs)

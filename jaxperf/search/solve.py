@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..compiling import quick
 from ..ops import Scalar
 from .factors import SLOTS
 from .relax import LAYOUT, Case, relaxed, relaxed_logs, scored
@@ -73,13 +74,9 @@ def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, st
     return np.array(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
 
 
+@quick
 def _slopes(case: Case, point: Scalar, temperature: Scalar) -> tuple[Scalar, Scalar]:
     return value_and_slopes(lambda moved: relaxed_logs(case, moved, temperature), point)
-
-
-@functools.cache
-def _sloper() -> Callable:
-    return compiled(_slopes)
 
 
 def slopes(case: Case, point: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +84,7 @@ def slopes(case: Case, point: np.ndarray, temperature: float) -> tuple[np.ndarra
 
     **Arguments:** `point` [SIZE], log2 of the layout's values, then logarithms of the hardware's multiples.
     """
-    values, jacobian = _sloper()(case, jnp.asarray(point, float), jnp.asarray(temperature, float))
+    values, jacobian = _slopes(case, jnp.asarray(point, float), jnp.asarray(temperature, float))
     return np.asarray(values, float), np.asarray(jacobian, float)
 
 

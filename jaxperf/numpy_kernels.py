@@ -1,0 +1,185 @@
+"""JAX's primitives in NumPy: what one instruction of a tape does (see `jaxperf.tape`). Only those that have the same
+meaning for every input that a traced program gives them; what is absent here is left to the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A NumPy array or scalar."""
+
+Kernel = Callable[..., Any]
+
+
+def _select(which: Array, *cases: Array) -> Array:
+    if np.ndim(which) == 0:
+        return cases[int(which)]
+    return np.where(which, cases[1], cases[0]) if len(cases) == 2 else np.choose(which, cases)
+
+
+def _broadcast(value: Array, *, shape: tuple[int, ...], broadcast_dimensions: tuple[int, ...]) -> Array:
+    sides = [1] * len(shape)
+    for dimension, size in zip(broadcast_dimensions, np.shape(value), strict=True):
+        sides[dimension] = size
+    return np.broadcast_to(np.reshape(value, sides), shape)
+
+
+def _convert(value: Array, *, new_dtype: np.dtype) -> Array:
+    return np.asarray(value).astype(new_dtype)[()]
+
+
+def _reshape(value: Array, *, new_sizes: tuple[int, ...], dimensions: tuple[int, ...] | None) -> Array:
+    return np.reshape(value if dimensions is None else np.transpose(value, dimensions), new_sizes)
+
+
+def _slice(value: Array, *, start_indices: Any, limit_indices: Any, strides: Any) -> Array:
+    steps = strides or (1,) * len(start_indices)
+    return value[tuple(slice(*each) for each in zip(start_indices, limit_indices, steps, strict=True))]
+
+
+def _starts(value: Array, sizes: tuple[int, ...], starts: tuple[Array, ...]) -> tuple[slice, ...]:
+    held = [min(max(int(s), 0), side - size) for s, side, size in zip(starts, value.shape, sizes, strict=True)]
+    return tuple(slice(start, start + size) for start, size in zip(held, sizes, strict=True))
+
+
+def _dynamic_slice(value: Array, *starts: Array, slice_sizes: tuple[int, ...]) -> Array:
+    return value[_starts(value, slice_sizes, starts)]
+
+
+def _dynamic_update_slice(value: Array, update: Array, *starts: Array) -> Array:
+    changed = np.array(value)
+    changed[_starts(changed, np.shape(update), starts)] = update
+    return changed
+
+
+def _split(value: Array, *, sizes: tuple[int, ...], axis: int) -> list[Array]:
+    return np.split(value, np.cumsum(sizes)[:-1], axis)
+
+
+def _pad(value: Array, filling: Array, *, padding_config: Any) -> Array:
+    return np.pad(value, [(low, high) for low, high, _ in padding_config], constant_values=filling)
+
+
+def _iota(*, dtype: np.dtype, shape: tuple[int, ...], dimension: int) -> Array:
+    sides = [1] * len(shape)
+    sides[dimension] = shape[dimension]
+    return np.broadcast_to(np.arange(shape[dimension], dtype=dtype).reshape(sides), shape)
+
+
+def _dot(left: Array, right: Array, *, dimension_numbers: Any) -> Array:
+    (contracted, other), (batch, other_batch) = dimension_numbers
+    names = iter(range(52))
+    lefts = [next(names) for _ in left.shape]
+    rights = [next(names) for _ in right.shape]
+    for mine, its in [*zip(contracted, other, strict=True), *zip(batch, other_batch, strict=True)]:
+        rights[its] = lefts[mine]
+    free = [lefts[i] for i in range(left.ndim) if i not in contracted and i not in batch]
+    free += [rights[i] for i in range(right.ndim) if i not in other and i not in other_batch]
+    return np.einsum(left, lefts, right, rights, [*(lefts[i] for i in batch), *free])
+
+
+def _along(accumulate: Callable[..., Array]) -> Kernel:
+    def kernel(value: Array, *, axis: int, reverse: bool) -> Array:
+        if not reverse:
+            return accumulate(value, axis=axis)
+        return np.flip(accumulate(np.flip(value, axis), axis=axis), axis)
+
+    return kernel
+
+
+def _over(reduce: Callable[..., Array]) -> Kernel:
+    return lambda value, *, axes: reduce(value, axis=tuple(int(axis) for axis in axes))
+
+
+def _first(place: Callable[..., Array]) -> Kernel:
+    return lambda value, *, axes, index_dtype: place(value, axis=int(axes[0])).astype(index_dtype)
+
+
+SAME: dict[str, Kernel] = {
+    "abs": np.abs,
+    "add": np.add,
+    "add_any": np.add,
+    "and": np.bitwise_and,
+    "argmax": _first(np.argmax),
+    "argmin": _first(np.argmin),
+    "broadcast_in_dim": _broadcast,
+    "ceil": np.ceil,
+    "clamp": lambda low, value, high: np.minimum(np.maximum(value, low), high),
+    "concatenate": lambda *values, dimension: np.concatenate(values, dimension),
+    "convert_element_type": _convert,
+    "copy": lambda value: value,
+    "cumlogsumexp": _along(np.logaddexp.accumulate),
+    "cummax": _along(np.maximum.accumulate),
+    "cummin": _along(np.minimum.accumulate),
+    "cumprod": _along(np.cumprod),
+    "cumsum": _along(np.cumsum),
+    "dot_general": _dot,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
+    "eq": np.equal,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "floor": np.floor,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "integer_pow": lambda value, *, y: np.power(value, y),
+    "iota": _iota,
+    "is_finite": np.isfinite,
+    "le": np.less_equal,
+    "log": np.log,
+    "log1p": np.log1p,
+    "logistic": lambda value: np.reciprocal(1 + np.exp(-value)),
+    "lt": np.less,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "ne": np.not_equal,
+    "neg": np.negative,
+    "not": np.invert,
+    "or": np.bitwise_or,
+    "pad": _pad,
+    "reduce_and": _over(np.all),
+    "reduce_max": _over(np.max),
+    "reduce_min": _over(np.min),
+    "reduce_or": _over(np.any),
+    "reduce_prod": _over(np.prod),
+    "reduce_sum": _over(np.sum),
+    "reshape": _reshape,
+    "rev": lambda value, *, dimensions: np.flip(value, dimensions),
+    "select_n": _select,
+    "sign": np.sign,
+    "slice": _slice,
+    "split": _split,
+    "sqrt": np.sqrt,
+    "square": np.square,
+    "squeeze": lambda value, *, dimensions: np.squeeze(value, tuple(dimensions)),
+    "stack": lambda *values, axis: np.stack(values, axis),
+    "stop_gradient": lambda value: value,
+    "sub": np.subtract,
+    "tanh": np.tanh,
+    "transpose": lambda value, *, permutation: np.transpose(value, permutation),
+}
+"""Primitives that mean the same for every type of number."""
+
+REAL: dict[str, Kernel] = {"div": np.divide, "pow": np.power}
+"""Primitives that do for floating point alone."""
+
+KERNELS = SAME | REAL
+"""All of them, by the primitive's name."""
+
+UNREAD = {"accuracy", "sharding", "out_sharding", "weak_type", "precision", "preferred_element_type"}
+"""Parameters that say where or how a device computes, not what."""
+
+
+def parameters_of(name: str, given: dict[str, Any]) -> dict[str, Any] | None:
+    """What a primitive's kernel takes of the parameters that it was traced with; None where it does not hold for
+    them."""
+    if name == "pad" and any(low < 0 or high < 0 or inner for low, high, inner in given["padding_config"]):
+        return None
+    if given.get("out_dtype") is not None:
+        return None
+    return {key: value for key, value in given.items() if key not in UNREAD and key != "out_dtype"}
