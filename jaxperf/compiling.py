@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +11,38 @@ import jax
 
 from .tape import NoKernelError, Tape, play, record
 
-HOT = 200
-"""Calls of one program after which compiling it pays."""
+COMPILING_S = 1e-3
+"""About what compiling takes for each instruction [s]: a program that has been played for so long is compiled."""
 
 
 class _Program:
     """A function for arguments of one shape: played from its tape, or compiled where that is not possible or pays."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.function, self.played = function, 0
+        self.function, self.left = function, 0.0
         self.tape: Tape | None = None
         self.compiled: Callable[..., Any] | None = None
         try:
             self.tape, self.structure = record(function, *arguments)
+            self.left = COMPILING_S * self.tape.size
         except NoKernelError:
             self.compiled = jax.jit(function)
 
     def __call__(self, arguments: tuple[Any, ...], leaves: list[Any]) -> Any:
-        if self.compiled is None and self.played >= HOT:
+        if self.compiled is None and self.left <= 0:
             self.compiled = jax.jit(self.function)
         if self.compiled is not None or self.tape is None:
             return (self.compiled or self.function)(*arguments)
-        self.played += 1
-        return jax.tree.unflatten(self.structure, jax.device_put(play(self.tape, leaves)))
+        begun = time.perf_counter()
+        results = play(self.tape, leaves)
+        self.left -= time.perf_counter() - begun
+        return jax.tree.unflatten(self.structure, jax.device_put(results))
 
 
 def quick(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function for a few calls: traced, and played from its tape by NumPy in milliseconds; compiled, as by
-    `jax.jit`, only where NumPy does not know an operation or after `HOT` calls. Under a transformation of JAX it is
-    the function itself."""
+    `jax.jit`, only where NumPy does not know an operation, or once playing has taken as long as compiling would. Under
+    a transformation of JAX it is the function itself."""
     programs: dict[Any, _Program] = {}
 
     @functools.wraps(function)

@@ -32,6 +32,17 @@ class Tape:
     types: tuple[str, ...]
     results: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Instructions, those of branches and loops included."""
+        inner = [tape for _, parameters, _, _ in self.instructions for tape in _tapes(parameters)]
+        return len(self.instructions) + sum(tape.size for tape in inner)
+
+
+def _tapes(parameters: dict[str, Any]) -> list[Tape]:
+    found = [each for value in parameters.values() for each in (value if isinstance(value, tuple) else (value,))]
+    return [each for each in found if isinstance(each, Tape)]
+
 
 def record(function: Callable[..., Any], *arguments: Any) -> tuple[Tape, Any]:
     """The tape of a function of pytrees for arguments of these shapes, and the structure of its result.

@@ -109,7 +109,7 @@ def relaxed(case: Case, point: Scalar, temperature: Scalar, weight: Scalar) -> S
     """
     values = jnp.exp2(point[: len(LAYOUT)])
     ranks = values[0] * values[3] * values[4]
-    values = values.at[2].set(jnp.minimum(values[2], ranks))
+    values = jnp.concatenate([values[:2], jnp.minimum(values[2:3], ranks[None]), values[3:]])
     metrics = metrics_at(case, values, hardware_logs(case, point[len(LAYOUT) :]), Smooth(temperature))
     logs = log_metrics(metrics)
     over = temperature * jax.nn.softplus(excesses(case, metrics, logs) / temperature)

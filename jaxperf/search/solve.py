@@ -88,6 +88,7 @@ def slopes(case: Case, point: np.ndarray, temperature: float) -> tuple[np.ndarra
     return np.asarray(values, float), np.asarray(jacobian, float)
 
 
+@quick
 def _score_buffer(case: Case, points: Scalar, blocks: Scalar) -> Scalar:
     def block(index: Scalar, results: Scalar) -> Scalar:
         rows = jax.lax.dynamic_slice(points, (index * _BLOCK, 0), (_BLOCK, SIZE))
@@ -97,13 +98,8 @@ def _score_buffer(case: Case, points: Scalar, blocks: Scalar) -> Scalar:
     return jax.lax.fori_loop(0, blocks, block, jnp.zeros((_BUFFER, 2), points.dtype))
 
 
-@functools.cache
-def _scorer() -> Callable:
-    return jax.jit(_score_buffer)
-
-
 def score(case: Case, points: np.ndarray) -> np.ndarray:
-    """Exact scores of points, any number of them, with one compiled program.
+    """Exact scores of points, any number of them, with one program.
 
     **Arguments:** `points` [n, SIZE]: the layout's values themselves, then logarithms of the hardware's multiples.
 
@@ -115,7 +111,7 @@ def score(case: Case, points: np.ndarray) -> np.ndarray:
         buffer = np.ones((_BUFFER, SIZE))
         buffer[:, len(LAYOUT) :] = 0.0
         buffer[: len(part)] = part
-        found = _scorer()(case, jnp.asarray(buffer, float), -(-len(part) // _BLOCK))
+        found = _score_buffer(case, jnp.asarray(buffer, float), jnp.asarray(-(-len(part) // _BLOCK)))
         results.append(np.asarray(found[: len(part)], float))
     return np.concatenate(results) if results else np.zeros((0, 2))
 
