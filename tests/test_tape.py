@@ -73,9 +73,11 @@ ONE = {
     "reduce_prod": lambda x: jnp.prod(x, axis=(0, 1)),
     "reduce_max": lambda x: jnp.max(x, axis=1),
     "reduce_min": lambda x: jnp.min(x),
-    "broadcast_in_dim": lambda x: lax.broadcast_in_dim(x, (2, 4, 3), (2, 1)[::-1])
-    if x.shape == (4, 3)
-    else lax.broadcast_in_dim(x, (3, 2, 4), (0, 2)),
+    "broadcast_in_dim": lambda x: (
+        lax.broadcast_in_dim(x, (2, 4, 3), (2, 1)[::-1])
+        if x.shape == (4, 3)
+        else lax.broadcast_in_dim(x, (3, 2, 4), (0, 2))
+    ),
     "convert_element_type": lambda x: (x.astype(np.int32), (x > 0).astype(x.dtype)),
     "reshape": lambda x: (x.reshape(4, 3), lax.reshape(x, (2, 6), (1, 0))),
     "transpose": lambda x: x.T,

@@ -17,7 +17,7 @@ import pytest
 
 import jaxperf
 from jaxperf.cli import VERBS, main
-from jaxperf.compiling import quick_options
+from jaxperf.compiling import quick
 from jaxperf.load import deployment, evaluate, load_model, load_system, workload
 from jaxperf.phases.breakdown import breakdown, breakdown_columns, split
 
@@ -40,7 +40,7 @@ _COMPILED: dict = {}
 def compiled(function: Callable, *pytrees: Any) -> Any:
     """What a function returns when it is compiled as `estimate` compiles it, once for all tests."""
     if function not in _COMPILED:
-        _COMPILED[function] = jax.jit(function, compiler_options=quick_options())
+        _COMPILED[function] = quick(function)
     return jax.device_get(_COMPILED[function](*pytrees))
 
 

@@ -25,8 +25,11 @@ def test_a_broken_tape_is_made_again(call: Call, tmp_path: Path) -> None:
 
 
 def test_tapes_go_by_what_they_depend_on(call: Call, tmp_path: Path) -> None:
-    """Other numbers play the same tape; a placement of another shape or another verb has one of its own."""
+    """Other numbers play the same tape; the breakdown has one of its own."""
     environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     for words in (WORDS, (*WORDS, "--batch", 2), (*WORDS, "--json")):
         assert call(*words, **environment).returncode == 0
-    assert sorted(path.name.split("-")[1] for path in tmp_path.rglob("jaxperf-*.tape")) == ["breakdown_columns", "evaluate"]
+    assert sorted(path.name.split("-")[1] for path in tmp_path.rglob("jaxperf-*.tape")) == [
+        "breakdown_columns",
+        "evaluate",
+    ]

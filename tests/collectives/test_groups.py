@@ -22,6 +22,7 @@ from jaxperf.collectives.topology import (
     hop_line,
     reduce_envelope,
 )
+from jaxperf.compiling import quick
 from jaxperf.load import load_system
 from jaxperf.ops import EXACT, Smooth
 from jaxperf.phases.end_to_end import REASONS
@@ -136,7 +137,7 @@ def test_a_group_wider_than_its_tiers_is_infeasible():
         assert REASONS[int(metrics.reason)] == reason
 
 
-@jax.jit
+@quick
 @jax.grad
 def _slopes(inputs, ops):
     """Slopes of the sum of all collectives and hops."""
@@ -156,7 +157,7 @@ def test_one_rank_is_free_and_differentiable(name: str):
         assert float(slopes[1]) > 0
 
 
-@jax.jit
+@quick
 def _scaled(links, ranks, logs):
     """Logarithm of the sum of all collectives, of the logarithms of size, bandwidths and latencies."""
     size, bandwidth, alpha = (jnp.exp(log) for log in logs)

@@ -14,6 +14,7 @@ from equinox import tree_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxperf.compiling import quick
 from jaxperf.load import deployment, load_model, load_system
 from jaxperf.ops import EXACT
 from jaxperf.phases.end_to_end import REASONS, Metrics
@@ -263,7 +264,7 @@ def test_gradients_reach_the_memories():
     machine, model = with_host("d-matrix-corsair-8"), model_of("llama-3.1-8b")
     deployed, work = _deployed("llama-3.1-8b", tp=4), specs.workload(512, 64, 8)
 
-    @jax.jit
+    @quick
     @jax.grad
     def slopes(tiers):
         system = tree_at(lambda s: s.device.memory.tiers, machine, tiers)

@@ -1,9 +1,9 @@
 """A prompt's cache on its way from where it was prefilled to where it is decoded, against hand calculations."""
 
-import jax
 import pytest
 
 import jaxperf
+from jaxperf.compiling import quick
 from jaxperf.phases.handoff import Handoff, Link, handoff, handoff_time
 
 HBM = 3350e9
@@ -17,7 +17,7 @@ def moved(
     memory, work = jaxperf.load_system("h100-sxm-8").device.memory, jaxperf.workload(isl, 128)
     link = link or Link(0.0, 50e9)
     loaded = jaxperf.load_model(model)
-    return jax.jit(lambda: handoff(loaded, *sides, memory, work, prefill, link))()
+    return quick(lambda: handoff(loaded, *sides, memory, work, prefill, link))()
 
 
 def test_size_is_the_cache_of_one_prompt():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import jaxperf
 from jaxperf import closed_form
+from jaxperf.compiling import quick
 from jaxperf.errors import InputError
 from jaxperf.phases.end_to_end import evaluate
 from jaxperf.phases.handoff import Link
@@ -75,7 +76,7 @@ def test_the_first_token_comes_earlier_the_more_is_found(case, one, other):
     assert float(many.memory.kv_cache) == pytest.approx(float(none.memory.kv_cache), rel=1e-9)
 
 
-@jax.jit
+@quick
 def without_caching(model, machine, deployed, work):
     """`evaluate` with a hit that is the number 0, not an array: the program of a scan."""
     return evaluate(model, machine, deployed, eqx.tree_at(lambda w: w.prefix_hit, work, 0))
@@ -116,7 +117,7 @@ def test_a_hit_of_one_chunk_leaves_the_later_chunks():
     assert matrix < head < 1.2 * matrix
 
 
-@jax.jit
+@quick
 @jax.value_and_grad
 def ttft_with_slope(tokens, model, machine, deployed, work):
     """TTFT as a function of the hit."""
@@ -184,7 +185,7 @@ def test_hit_rates_at_their_ends():
 
 @pytest.mark.float64
 def test_derivatives_of_the_hit_rate_agree_with_differences():
-    rate = jax.jit(lambda s, n, c: hit_rate(zipf(s, n), c).probability)
+    rate = quick(lambda s, n, c: hit_rate(zipf(s, n), c).probability)
     slopes = jax.grad(rate, argnums=(0, 1, 2))(0.9, 5000.0, 400.0)
     for index, step in enumerate((1e-4, 0.5, 0.05)):
         high, low = ([0.9, 5000.0, 400.0] for _ in range(2))
@@ -205,7 +206,7 @@ def test_a_cache_of_prefixes_in_bytes():
     assert (float(more.probability), float(more.kv_bytes)) == (1, pytest.approx(10 * 2048 * 327680))
 
 
-load_jit = jax.jit(load_or_recompute)
+load_jit = quick(load_or_recompute)
 
 
 def _loading(hit, bandwidth, alpha=0.0, streams=1.0, isl=8192.0):

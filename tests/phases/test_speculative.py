@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxperf
+from jaxperf.compiling import quick
 from jaxperf.errors import InputError
 from jaxperf.phases.drafts import any_accepted, chain, prediction_layer, tokens_per_verify, tree
 from jaxperf.phases.handoff import kv_cache_bytes
@@ -35,7 +36,7 @@ et al. 2023, arXiv:2211.17192."""
 
 SLACK = 1 + 1e-6
 
-speculate_jit = jax.jit(speculate)
+speculate_jit = quick(speculate)
 
 
 def _acceptance(chance, drafts):
@@ -273,7 +274,7 @@ def test_a_draft_that_does_not_fit_is_out_of_memory():
     assert np.isfinite(float(found.metrics.tpot))
 
 
-@jax.jit
+@quick
 @jax.value_and_grad
 def tpot_with_slopes(variables, target, machine, deployed, work, drawn):
     """TPOT as a function of a chance for every level and a factor on the bandwidth of HBM."""
@@ -308,7 +309,7 @@ def test_the_best_length_is_the_best_of_all():
     deployed = specs.deployment({"gemm_rows_half": 64.0})
     base = chain(_draft(), specs.deployment(), 0.5, 1.0)
     configuration = (_target(count=24), specs.system(), deployed, specs.workload(1000, 200, 8))
-    best = jax.jit(lambda *arguments: best_draft_length(*arguments, most=8))
+    best = quick(lambda *arguments: best_draft_length(*arguments, most=8))
     for chance in (0.3, 0.7, 0.95):
         one_by_one = [
             float(speculate_jit(*configuration, chain(_draft(), specs.deployment(), chance, float(length))).speed_up)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxperf.compiling import quick
 from jaxperf.load import deployment, load_model, load_system, workload
 from jaxperf.phases.hybrid import Sharing, hybrid
 from jaxperf.phases.split import Bus, layer_split
@@ -15,8 +16,8 @@ from jaxperf.spec.model import as_arrays
 
 from . import specs
 
-HYBRID = jax.jit(hybrid)
-SPLIT = jax.jit(layer_split)
+HYBRID = quick(hybrid)
+SPLIT = quick(layer_split)
 BUS = as_arrays(Bus(1e-5, 25e9))
 
 
@@ -131,7 +132,7 @@ def test_gradients_of_both():
         first = hybrid(model, fast, fast, how, how, work).ttft
         return first + layer_split(model, fast, system, how, how, work, jnp.asarray(7.0, float), BUS).ttft
 
-    gradient = float(jax.jit(jax.grad(decode_time))(jnp.ones(())))
+    gradient = float(quick(jax.grad(decode_time))(jnp.ones(())))
     assert np.isfinite(gradient)
     assert gradient < 0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 
 import equinox as eqx
-import jax
 import pytest
 
+from jaxperf.compiling import quick
 from jaxperf.constants import SUSTAINED_SHARE
 from jaxperf.load import deployment, load_model, load_system, workload
 from jaxperf.phases.end_to_end import evaluate
@@ -117,7 +117,7 @@ def _with_bandwidth(system: System, gigabytes: float) -> System:
     return eqx.tree_at(lambda s: s.device.memory.tiers, system, scaled)
 
 
-@jax.jit
+@quick
 def _phases(*configuration):
     """`evaluate` with both phases as the larger of two sums."""
     return evaluate(*configuration, assembly="phase")
