@@ -39,20 +39,21 @@ class _Program:
         return jax.tree.unflatten(self.structure, jax.device_put(results))
 
 
-def quick(function: Callable[..., Any]) -> Callable[..., Any]:
+class quick:  # noqa: N801, used as a decorator
     """The function for a few calls: traced, and played from its tape by NumPy in milliseconds; compiled, as by
     `jax.jit`, only where NumPy does not know an operation, or once playing has taken as long as compiling would. Under
-    a transformation of JAX it is the function itself."""
-    programs: dict[Any, _Program] = {}
+    a transformation of JAX it is the function itself. `programs` are those of the shapes seen so far."""
 
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.programs: dict[Any, _Program] = {}
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return function(*arguments)
+            return self.function(*arguments)
         key = (structure, jax.numpy.result_type(float), *map(jax.typeof, leaves))
-        if key not in programs:
-            programs[key] = _Program(function, arguments)
-        return programs[key](arguments, leaves)
-
-    return call
+        if key not in self.programs:
+            self.programs[key] = _Program(self.function, arguments)
+        return self.programs[key](arguments, leaves)

@@ -65,8 +65,14 @@ def rtol() -> float:
     return 1e-5 if X64 else 5e-4
 
 
+LONGEST = ("test_search", "test_notebooks", "test_calibrate", "test_scan", "test_scan_cli", "test_groups", "test_options")
+"""Modules that take a worker a minute or more: they begin first, so that no worker is left alone with one."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In float32 leave out what compares finite differences or exact integers beyond 2^24."""
+    """Long modules first; in float32 leave out what compares finite differences or exact integers beyond 2^24."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
     if X64:
         return
     for item in items:

@@ -15,7 +15,7 @@ from jaxperf.search.parse import parse_constraint, parse_free
 from jaxperf.search.relax import LAYOUT, log_metrics
 from jaxperf.search.round import WIDTH
 from jaxperf.search.run import bounds, measure
-from jaxperf.search.solve import SIZE, _descender, _scorer, _sloper, slopes
+from jaxperf.search.solve import SIZE, _descender, _score_buffer, _slopes, slopes
 
 EVERYTHING = ("tp", "pp", "ep", "cp", "attention_dp", "batch")
 HBM, BF16 = "device.memory.hbm.bandwidth_GBps", "device.peak_TFLOPS.bf16"
@@ -62,10 +62,10 @@ def test_the_answer_obeys_its_limits_and_bounds() -> None:
 @pytest.mark.slow
 def test_one_program_serves_every_problem_and_temperature() -> None:
     solve(layout_problem("llama-3.1-8b", "h100-sxm-8", max_devices=2))
-    before = _descender()._cache_size(), _scorer()._cache_size()
+    before = _descender()._cache_size(), len(_score_buffer.programs)
     solve(layout_problem("qwen3-30b-a3b", "gb200-nvl72", max_devices=4, objective="tpot_s", free=["tp", "ep"]))
     solve(layout_problem("llama-3.1-8b", "a100-80gb-8", free=["batch", HBM], constraints=["ttft_s<1"]))
-    assert (_descender()._cache_size(), _scorer()._cache_size()) == before
+    assert (_descender()._cache_size(), len(_score_buffer.programs)) == before
 
 
 def test_hardware_under_a_budget_spends_all_of_it() -> None:
@@ -126,7 +126,7 @@ def test_smooth_tends_to_exact(model: str, system: str, layout: dict) -> None:
     ]
     assert errors[-1] < 2e-3
     assert all(later <= earlier + 1e-5 for earlier, later in itertools.pairwise(errors))
-    assert _sloper()._cache_size() == 1
+    assert len(_slopes.programs) == 1
 
 
 @pytest.mark.parametrize(("model", "system", "layout"), CASES)

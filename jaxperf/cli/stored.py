@@ -56,7 +56,8 @@ def _path(name: str, leaves: list[Any], structure: Any) -> Path | None:
     if not folder or not enabled:
         return None
     package = Path(__file__).parent.parent
-    sources = sorted((str(p.relative_to(package)), p.stat().st_mtime_ns, p.stat().st_size) for p in package.rglob("*.py"))
+    files = {str(file.relative_to(package)): file.stat() for file in package.rglob("*.py")}
+    sources = sorted((name, state.st_mtime_ns, state.st_size) for name, state in files.items())
     shapes = [str(jax.typeof(leaf)) for leaf in leaves]
     facts = (sources, jax.__version__, str(jax.numpy.result_type(float)), shapes, str(structure))
     return Path(folder) / f"jaxperf-{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.tape"
