@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..ops import settle
 from ..phases.end_to_end import Metrics, evaluate
 from ..spec.deployment import Deployment, Parallelism
 from ..spec.model import Model
@@ -117,11 +116,9 @@ def evaluate_block(model: Model, inputs: Inputs, arguments: Arguments, wanted: t
     inner = jax.vmap(one, in_axes=(None, None, 0))
     middle = jax.vmap(inner, in_axes=(None, 0, None))
     scores, reason = jax.vmap(middle, in_axes=(0, None, None))(points, chunks, batches)
-    # Settled, so that every reduction reads these arrays instead of computing them once more.
-    alive = model.vocabulary_size
     return Block(
-        scores={name: settle(value.ravel(), alive) for name, value in zip(wanted, scores, strict=True)},
-        reason=settle(reason.ravel(), alive),
+        scores={name: value.ravel() for name, value in zip(wanted, scores, strict=True)},
+        reason=reason.ravel(),
         place=arguments.place,
         axes=points.axes,
         shape=(points.degrees.shape[0], chunks.size.shape[0], batches.size.shape[0]),
@@ -147,7 +144,12 @@ def program(kept: tuple[Reduction, ...], columns: tuple[str, ...], shape: Shape,
 
     def step(model: Model, inputs: Inputs, arguments: Arguments, states: Any) -> Any:
         block = evaluate_block(model, inputs, arguments, wanted)
-        states = tuple(reduction.update(state, block) for reduction, state in zip(kept, states, strict=True))
+
+        def reduced(block: Block, states: Any) -> Any:
+            return tuple(reduction.update(state, block) for reduction, state in zip(kept, states, strict=True))
+
+        # A branch that is always taken: what it reads is computed once, not anew in every reduction (see `ops.settle`).
+        states = jax.lax.cond(model.vocabulary_size > 0, reduced, lambda _, states: states, block, states)
         crowding = jnp.zeros((), jnp.int32)
         for reduction, state in zip(kept, states, strict=True):
             crowding = jnp.maximum(crowding, reduction.crowding(state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +99,9 @@ def _group_inputs(prepared: Prepared, group: Group) -> tuple[Model, Inputs]:
         osl=np.asarray(group.osl, real),
         slo=on_host(Slo(space.slo_ttft, space.slo_tpot)),
     )
-    return on_host(build_model(model.document)), inputs
+    slots = max(len(spec.document["layer_groups"]) for spec in prepared.models.values())
+    built = build_model(model.document)
+    return on_host(eqx.tree_at(lambda m: m.groups, built, built.groups[:slots])), inputs
 
 
 def _stacked_systems(prepared: Prepared) -> Any:
