@@ -65,7 +65,15 @@ def rtol() -> float:
     return 1e-5 if X64 else 5e-4
 
 
-LONGEST = ("test_search", "test_notebooks", "test_calibrate", "test_scan", "test_scan_cli", "test_groups", "test_options")
+LONGEST = (
+    "test_search",
+    "test_notebooks",
+    "test_calibrate",
+    "test_scan",
+    "test_scan_cli",
+    "test_groups",
+    "test_options",
+)
 """Modules that take a worker a minute or more: they begin first, so that no worker is left alone with one."""
 
 

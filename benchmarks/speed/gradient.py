@@ -55,7 +55,7 @@ def total(scores: Any) -> tuple[Any, Any]:
 
 def product_total(factors: Any, model: Any, inputs: Inputs, arguments: Any) -> tuple[Any, Any]:
     """`total` of a block of the product."""
-    return total(evaluate_block(model, scaled(inputs, factors), arguments, ("e2e",)).scores["e2e"])
+    return total(evaluate_block(model, scaled(inputs, factors), arguments, ("e2e",))[0][0])
 
 
 def flat_total(factors: Any, model: Any, inputs: Inputs, mine: Any) -> tuple[Any, Any]:

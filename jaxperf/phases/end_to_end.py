@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, choose, larger, settle
+from ..ops import EXACT, Ops, Scalar, choose, larger, optional, settle
 from ..spec.deployment import Deployment, Parallelism
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -99,7 +99,10 @@ def evaluate(
     layout = deployment.parallelism
     ready = prepare(model, system, deployment, workload, ops)
     plan, stacked, shares = ready.plan, ready.stacked, ready.shares
-    decode = decode_step(plan, workload, stacked, shares, assembly, ops)
+    # Branches that are always taken, here and below: what follows does not compute their results anew (`ops.settle`).
+    nothing = PhaseCost(*[0.0] * len(PhaseCost.__dataclass_fields__))
+    alive = model.vocabulary_size > 0
+    decode = optional(alive, lambda: decode_step(plan, workload, stacked, shares, assembly, ops), nothing)
     prompts = (workload.prefill_batch, layout.attention_dp)
     hit = workload.prefix_hit
     prefill, loaded = prefill_times(plan, workload.isl, prompts, stacked, shares, assembly, ops, hit)
@@ -128,17 +131,17 @@ def summary(
     alive = model.vocabulary_size
     engine = deployment.engine
     frontend = engine.tokenise * workload.isl + engine.schedule
-    ttft, step, loaded_time = (settle(phase.time, alive) for phase in (prefill, decode, loaded))
-    ttft = ttft + frontend
+    step, loaded_time = decode.time, settle(loaded.time, alive)
+    ttft = settle(prefill.time, alive) + frontend
     tpot = step if yielded is None else step / yielded
-    rounds = settle(ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0), alive)
+    rounds = optional(alive > 0, lambda: ops.at_least(ops.ceil_divide(workload.batch, layout.attention_dp), 1.0), 0.0)
     lifetime = rounds * loaded_time + steps * tpot
     requests = layout.replicas * workload.batch / lifetime
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
     has_experts = jnp.any((ready.stacked.count > 0) & (ready.stacked.feed_forward.experts > 0))
     layout_reason = settle(_layout_reason(model, ready.stacked, system, layout, workload, has_experts), alive)
-    reason = settle(_reason(layout_reason, workload, memory, ttft, tpot), alive)
+    reason = optional(alive > 0, lambda: _reason(layout_reason, workload, memory, ttft, tpot), 0.0)
     return Metrics(
         ttft=ttft,
         tpot=tpot,

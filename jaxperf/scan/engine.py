@@ -103,8 +103,10 @@ def scores_of(
     return tuple(values), jnp.where(real, metrics.reason, -1.0).astype(jnp.int8)
 
 
-def evaluate_block(model: Model, inputs: Inputs, arguments: Arguments, wanted: tuple[str, ...]) -> Block:
-    """All configurations of a block, flat, in the order point, chunk, batch; scores of the `wanted` metrics."""
+def evaluate_block(
+    model: Model, inputs: Inputs, arguments: Arguments, wanted: tuple[str, ...]
+) -> tuple[tuple[Any, ...], Any]:
+    """Scores of the `wanted` metrics and reasons of all configurations of a block, [points, chunks, batches] each."""
 
     def one(point: Point, chunk: Values, batch: Values) -> tuple[Any, ...]:
         real = point.real & chunk.real
@@ -112,17 +114,15 @@ def evaluate_block(model: Model, inputs: Inputs, arguments: Arguments, wanted: t
             real = real & batch.real
         return scores_of(model, inputs, point, batch.size, chunk.size, real, wanted)
 
-    points, chunks, batches = arguments.points, arguments.chunks, arguments.batches
     inner = jax.vmap(one, in_axes=(None, None, 0))
     middle = jax.vmap(inner, in_axes=(None, 0, None))
-    scores, reason = jax.vmap(middle, in_axes=(0, None, None))(points, chunks, batches)
-    return Block(
-        scores={name: value.ravel() for name, value in zip(wanted, scores, strict=True)},
-        reason=reason.ravel(),
-        place=arguments.place,
-        axes=points.axes,
-        shape=(points.degrees.shape[0], chunks.size.shape[0], batches.size.shape[0]),
-    )
+    return jax.vmap(middle, in_axes=(0, None, None))(arguments.points, arguments.chunks, arguments.batches)
+
+
+def _flat(scores: tuple[Any, ...], reason: Any, arguments: Arguments, wanted: tuple[str, ...]) -> Block:
+    """A block as reductions see it, in the order point, chunk, batch."""
+    flat = {name: value.ravel() for name, value in zip(wanted, scores, strict=True)}
+    return Block(flat, reason.ravel(), arguments.place, arguments.points.axes, reason.shape)
 
 
 def wanted_metrics(kept: tuple[Reduction, ...], columns: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -143,20 +143,25 @@ def program(kept: tuple[Reduction, ...], columns: tuple[str, ...], shape: Shape,
     wanted = wanted_metrics(kept, columns)
 
     def step(model: Model, inputs: Inputs, arguments: Arguments, states: Any) -> Any:
-        block = evaluate_block(model, inputs, arguments, wanted)
+        scores, reason = evaluate_block(model, inputs, arguments, wanted)
 
-        def reduced(block: Block, states: Any) -> Any:
+        def reduced(scores: tuple[Any, ...], reason: Any, states: Any) -> Any:
+            block = _flat(scores, reason, arguments, wanted)
             return tuple(reduction.update(state, block) for reduction, state in zip(kept, states, strict=True))
 
-        # A branch that is always taken: what it reads is computed once, not anew in every reduction (see `ops.settle`).
-        states = jax.lax.cond(model.vocabulary_size > 0, reduced, lambda _, states: states, block, states)
+        # A branch that is always taken: what it reads is computed once, not anew in every reduction (see `ops.settle`),
+        # and in three axes, whose innermost is a vector; as part of a flat array it would not be one.
+        states = jax.lax.cond(model.vocabulary_size > 0, reduced, lambda *given: given[-1], scores, reason, states)
         crowding = jnp.zeros((), jnp.int32)
         for reduction, state in zip(kept, states, strict=True):
             crowding = jnp.maximum(crowding, reduction.crowding(state))
+        block = _flat(scores, reason, arguments, wanted)
         return states, crowding, ([block.scores[name] for name in columns], block.reason) if columns else None
 
+    # XLA cuts long sums into windows, which are slower than the sums and keep what they add from being fused.
+    options = {"xla_disable_hlo_passes": "tree_reduction_rewriter"} if devices[0].platform == "cpu" else None
     if len(devices) == 1:
-        return jax.jit(step)
+        return jax.jit(step, compiler_options=options)
     mesh = jax.sharding.Mesh(np.asarray(devices), ("device",))
     spread, same = jax.sharding.PartitionSpec("device"), jax.sharding.PartitionSpec()
 
@@ -165,4 +170,4 @@ def program(kept: tuple[Reduction, ...], columns: tuple[str, ...], shape: Shape,
         return jax.tree.map(lambda leaf: leaf[None], step(model, inputs, *mine))
 
     sharded = jax.shard_map(each, mesh=mesh, in_specs=(same, same, spread, spread), out_specs=spread, check_vma=False)
-    return jax.jit(sharded)
+    return jax.jit(sharded, compiler_options=options)

@@ -15,8 +15,9 @@ from ..spec.library import Spec, find
 from .enumeration import Hardware, Rows, chunks, hardware, precisions, rows
 from .space import Space
 
-BLOCK = (2**17, 2**19)
-"""Configurations of a block on a CPU, at least and at most: its intermediate arrays stay in cache."""
+BLOCK = (2**19, 2**20)
+"""Configurations of a block on a CPU, at least and at most: fewer, and the steps that depend on a layout alone, a
+thousand loops over a few numbers each, take as long as the rest; more, and the arrays of a block leave the cache."""
 
 WIDE_BLOCK = (2**21, 2**22)
 """The same on an accelerator, which wants more at a time."""
