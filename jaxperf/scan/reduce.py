@@ -128,8 +128,8 @@ class Counts(Plain):
         for first in range(0, len(REASONS), 3):
             shift = reason - first
             packed = jnp.where((shift >= 0) & (shift < 3), jnp.left_shift(1, 10 * shift), 0)
-            rows = jnp.sum(packed, axis=1)
-            counts += [jnp.sum((rows >> (10 * place)) & 1023) for place in range(3)]
+            rows = jnp.sum(packed, axis=1, dtype=jnp.int32)
+            counts += [jnp.sum((rows >> (10 * place)) & 1023, dtype=jnp.int32) for place in range(3)]
         return state + jnp.stack(counts)[: len(REASONS)]
 
     def extract(self, state: Any) -> Part:
