@@ -66,7 +66,7 @@ def rtol() -> float:
 
 
 LONGEST = (
-    *("test_search", "test_notebooks", "test_calibrate", "test_scan"),
+    *("test_search", "test_scan", "test_calibrate", "test_notebooks"),
     *("test_scan_cli", "test_groups", "test_options"),
 )
 """Modules that take a worker a minute or more: they begin first, so that no worker is left alone with one."""

@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
+from jaxperf.scan import plan
+
 TOY = Path(__file__).with_name("toy.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_blocks() -> None:
+    """Programs of the tests are compiled to start fast, not to run fast: blocks of a small space stay small."""
+    plan.BLOCK = (2**15, 2**17)
 
 
 @pytest.fixture(scope="session")
