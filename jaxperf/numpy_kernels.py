@@ -55,6 +55,29 @@ def _dynamic_update_slice(value: Array, update: Array, *starts: Array) -> Array:
     return changed
 
 
+def _gather(
+    value: Array,
+    starts: Array,
+    *,
+    slice_sizes: tuple[int, ...],
+    places: tuple[int, ...],
+    dropped: tuple[int, ...],
+    kept: tuple[int, ...],
+) -> Array:
+    """Slices of a value that begin at `starts` [..., dimension of `places`], held inside it; the dimensions `dropped`
+    are of length 1 and go, the others stand at `kept` in the result."""
+    batch = np.ndim(starts) - 1
+    index: list[Array] = []
+    for dimension, size in enumerate(slice_sizes):
+        along = np.arange(size).reshape([-1 if d == dimension else 1 for d in range(len(slice_sizes))])
+        if dimension in places:
+            first = np.clip(starts[..., places.index(dimension)], 0, value.shape[dimension] - size)
+            along = first.reshape(first.shape + (1,) * len(slice_sizes)) + along
+        index.append(along)
+    found = np.squeeze(value[tuple(np.broadcast_arrays(*index))], tuple(batch + d for d in dropped))
+    return np.moveaxis(found, range(batch, found.ndim), kept)
+
+
 def _split(value: Array, *, sizes: tuple[int, ...], axis: int) -> list[Array]:
     return np.split(value, np.cumsum(sizes)[:-1], axis)
 
@@ -125,6 +148,7 @@ SAME: dict[str, Kernel] = {
     "exp2": np.exp2,
     "expm1": np.expm1,
     "floor": np.floor,
+    "gather": _gather,
     "ge": np.greater_equal,
     "gt": np.greater,
     "integer_pow": lambda value, *, y: np.power(value, y),
@@ -184,4 +208,14 @@ def parameters_of(name: str, given: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if given.get("out_dtype") is not None:
         return None
+    if name == "gather":
+        numbers = given["dimension_numbers"]
+        if given["mode"].name not in ("CLIP", "PROMISE_IN_BOUNDS") or numbers.operand_batching_dims:
+            return None
+        return {
+            "slice_sizes": given["slice_sizes"],
+            "places": numbers.start_index_map,
+            "dropped": numbers.collapsed_slice_dims,
+            "kept": numbers.offset_dims,
+        }
     return {key: value for key, value in given.items() if key not in UNREAD and key != "out_dtype"}

@@ -95,6 +95,17 @@ ONE = {
     "dynamic_update_slice": lambda x: lax.dynamic_update_slice(x, x[:1, :2] * 2, (2, 9)),
 }
 TWO = {
+    "gather": lambda x, y: (
+        jax.vmap(lambda row, i: row[i], in_axes=(None, 0))(x, jnp.floor(9 * y[:, 0]).astype(int)),
+        jnp.take(y, jnp.asarray([[2, 0], [1, 5]]), axis=1, mode="clip"),
+        lax.gather(
+            x,
+            jnp.asarray([[0, 1], [2, 3], [1, -4]]),
+            lax.GatherDimensionNumbers(offset_dims=(0,), collapsed_slice_dims=(0,), start_index_map=(0, 1)),
+            (1, 2),
+            mode="clip",
+        ),
+    ),
     "add": lax.add,
     "div": lax.div,
     "eq": lax.eq,
@@ -194,9 +205,10 @@ def test_whole_numbers(left, right):
         lambda x: lax.sort(x),
         lambda x: x.astype(np.int32) // 2,
         lambda x: lax.pad(x, x[0, 0], ((0, 0, 1), (0, 0, 0))),
-        lambda x: x[x[:, 0].astype(int)],
+        lambda x: x.at[x[:, 0].astype(int)].get(mode="fill", fill_value=7.0),
+        jax.vmap(lambda row: row[row[0].astype(int)]),
     ],
-    ids=["sort", "integer division", "inner padding", "gather"],
+    ids=["sort", "integer division", "inner padding", "filling gather", "mapped gather"],
 )
 def test_what_numpy_does_not_know_is_compiled(function):
     with pytest.raises(NoKernelError, match="no kernel for"):

@@ -37,7 +37,7 @@ METRICS = {
 COLUMN = {metric: column for column, metric in METRICS.items()} | {"devices": "devices"}
 """The column that shows a metric."""
 
-_SLICE = 256
+_SLICE = 1024
 
 
 def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> Any:
