@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from .tape import NoKernelError, Tape, play, record
 
@@ -51,7 +52,7 @@ class quick:  # noqa: N801, used as a decorator
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self.function(*arguments)
         key = (structure, jax.numpy.result_type(float), *map(jax.typeof, leaves))
         if key not in self.programs:
