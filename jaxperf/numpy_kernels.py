@@ -28,7 +28,13 @@ def _broadcast(value: Array, *, shape: tuple[int, ...], broadcast_dimensions: tu
 
 
 def _convert(value: Array, *, new_dtype: np.dtype) -> Array:
-    return np.asarray(value).astype(new_dtype)[()]
+    value = np.asarray(value)
+    if not (np.issubdtype(value.dtype, np.floating) and np.issubdtype(new_dtype, np.integer)):
+        return value.astype(new_dtype)[()]
+    bounds = np.iinfo(new_dtype)  # what does not fit is the nearest that does, what is no number is 0
+    inside = np.where((value > bounds.min) & (value < bounds.max), value, 0).astype(new_dtype)
+    low, high = np.asarray(bounds.min, new_dtype), np.asarray(bounds.max, new_dtype)
+    return np.where(value >= bounds.max, high, np.where(value <= bounds.min, low, inside))[()]
 
 
 def _reshape(value: Array, *, new_sizes: tuple[int, ...], dimensions: tuple[int, ...] | None) -> Array:
@@ -113,6 +119,20 @@ def _along(accumulate: Callable[..., Array]) -> Kernel:
     return kernel
 
 
+def _sum(value: Array, *, axes: Any) -> Array:
+    return np.sum(value, axis=tuple(int(axis) for axis in axes), dtype=_wide(value)).astype(value.dtype)
+
+
+def _cumulative_sum(value: Array, *, axis: int, reverse: bool) -> Array:
+    sums = _along(lambda values, axis: np.cumsum(values, axis=axis, dtype=_wide(value)))
+    return sums(value, axis=axis, reverse=reverse).astype(value.dtype)
+
+
+def _wide(value: Array) -> np.dtype:
+    """What long sums are kept in: NumPy adds naively along all axes but the last."""
+    return np.dtype(np.float64) if value.dtype == np.float32 else value.dtype
+
+
 def _over(reduce: Callable[..., Array]) -> Kernel:
     return lambda value, *, axes: reduce(value, axis=tuple(int(axis) for axis in axes))
 
@@ -138,9 +158,7 @@ SAME: dict[str, Kernel] = {
     "cumlogsumexp": _along(np.logaddexp.accumulate),
     "cummax": _along(np.maximum.accumulate),
     "cummin": _along(np.minimum.accumulate),
-    "cumprod": _along(np.cumprod),
-    "cumsum": _along(np.cumsum),
-    "dot_general": _dot,
+    "cumsum": _cumulative_sum,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "eq": np.equal,
@@ -167,12 +185,9 @@ SAME: dict[str, Kernel] = {
     "not": np.invert,
     "or": np.bitwise_or,
     "pad": _pad,
-    "reduce_and": _over(np.all),
     "reduce_max": _over(np.max),
     "reduce_min": _over(np.min),
-    "reduce_or": _over(np.any),
-    "reduce_prod": _over(np.prod),
-    "reduce_sum": _over(np.sum),
+    "reduce_sum": _sum,
     "reshape": _reshape,
     "rev": lambda value, *, dimensions: np.flip(value, dimensions),
     "select_n": _select,
@@ -191,22 +206,41 @@ SAME: dict[str, Kernel] = {
 }
 """Primitives that mean the same for every type of number."""
 
-REAL: dict[str, Kernel] = {"div": np.divide, "pow": np.power}
-"""Primitives that do for floating point alone."""
+REAL: dict[str, Kernel] = {
+    "cumprod": _along(np.cumprod),
+    "div": np.divide,
+    "dot_general": _dot,
+    "pow": np.power,
+    "reduce_prod": _over(np.prod),
+}
+"""Primitives that do for floating point alone, all of one type."""
 
-KERNELS = SAME | REAL
+FLAGS: dict[str, Kernel] = {"reduce_and": _over(np.all), "reduce_or": _over(np.any)}
+"""Primitives that do for booleans alone."""
+
+KERNELS = SAME | REAL | FLAGS
 """All of them, by the primitive's name."""
 
 UNREAD = {"accuracy", "sharding", "out_sharding", "weak_type", "precision", "preferred_element_type"}
 """Parameters that say where or how a device computes, not what."""
 
 
-def parameters_of(name: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """What a primitive's kernel takes of the parameters that it was traced with; None where it does not hold for
-    them."""
-    if name == "pad" and any(low < 0 or high < 0 or inner for low, high, inner in given["padding_config"]):
+TYPES = {np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64, np.uint32, np.bool_)}
+"""Types that NumPy computes with as compiled programs do."""
+
+
+def parameters_of(name: str, given: dict[str, Any], read: list[Any], written: list[Any]) -> dict[str, Any] | None:
+    """What a primitive's kernel takes of the parameters that it was traced with; None where none holds for them, or for
+    the shapes and types of what it reads and writes."""
+    types = {value.dtype for value in (*read, *written)}
+    real = len(types) == 1 and all(np.issubdtype(kind, np.floating) for kind in types)
+    if name not in KERNELS or (name in REAL and not real) or (name in FLAGS and types != {np.dtype(bool)}):
         return None
-    if given.get("out_dtype") is not None:
+    if not types <= TYPES or given.get("out_dtype") is not None or any(0 in value.shape for value in read):
+        return None
+    if name == "pad" and (
+        not given["padding_config"] or any(min(side) < 0 or side[2] for side in given["padding_config"])
+    ):
         return None
     if name == "gather":
         numbers = given["dimension_numbers"]

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
-from .numpy_kernels import KERNELS, REAL, SAME, parameters_of
+from .numpy_kernels import KERNELS, TYPES, parameters_of
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr"}
@@ -54,8 +55,8 @@ def record(function: Callable[..., Any], *arguments: Any) -> tuple[Tape, Any]:
 
 
 def play(tape: Tape, leaves: list[Any]) -> list[Any]:
-    """The results of a tape for the leaves of its arguments, as NumPy values."""
-    values = [np.asarray(leaf, kind)[()] for leaf, kind in zip(leaves, tape.types, strict=True)]
+    """The results of a tape for the leaves of its arguments, as NumPy values that share no memory with them."""
+    values = [np.array(leaf, kind)[()] for leaf, kind in zip(leaves, tape.types, strict=True)]
     with np.errstate(all="ignore"):
         return _run(tape, values)
 
@@ -118,6 +119,10 @@ class _Recorder:
 
     def program(self, closed: Any) -> Tape:
         jaxpr = closed.jaxpr
+        if any(isinstance(value, Tracer) for value in closed.consts):
+            raise NoKernelError("no tape of what is being traced")
+        if any(var.aval.dtype not in TYPES for var in (*jaxpr.invars, *jaxpr.constvars)):
+            raise NoKernelError("no kernel for numbers of such a type")
         places = {var: self.place() for var in jaxpr.invars}
         for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
             places[var] = self.place(np.asarray(value))
@@ -160,6 +165,8 @@ def _parameters(equation: Any) -> dict[str, Any]:
     if name == "cond":
         return {"branches": tuple(_Recorder().program(branch) for branch in given["branches"])}
     if name == "scan":
+        if not given["length"]:
+            raise NoKernelError("no kernel for a loop of no rounds")
         return {
             "body": _Recorder().program(given["jaxpr"]),
             "length": int(given["length"]),
@@ -174,8 +181,7 @@ def _parameters(equation: Any) -> dict[str, Any]:
             "test_constants": given["cond_nconsts"],
             "body_constants": given["body_nconsts"],
         }
-    real = all(np.issubdtype(var.aval.dtype, np.floating) for var in equation.outvars)
-    kept = parameters_of(name, given) if name in SAME or (name in REAL and real) else None
+    kept = parameters_of(name, given, [atom.aval for atom in equation.invars], [var.aval for var in equation.outvars])
     if kept is None:
         raise NoKernelError(f"no kernel for {name} with {sorted(given)}")
     return kept

@@ -78,7 +78,12 @@ ONE = {
         if x.shape == (4, 3)
         else lax.broadcast_in_dim(x, (3, 2, 4), (0, 2))
     ),
-    "convert_element_type": lambda x: (x.astype(np.int32), (x > 0).astype(x.dtype)),
+    "convert_element_type": lambda x: (
+        (x > 0).astype(x.dtype),
+        x.astype(np.int32),
+        (x / 0).astype(np.int32),
+        x.astype(np.float32),
+    ),
     "reshape": lambda x: (x.reshape(4, 3), lax.reshape(x, (2, 6), (1, 0))),
     "transpose": lambda x: x.T,
     "rev": lambda x: lax.rev(x, (1,)),
@@ -207,13 +212,39 @@ def test_whole_numbers(left, right):
         lambda x: lax.pad(x, x[0, 0], ((0, 0, 1), (0, 0, 0))),
         lambda x: x.at[x[:, 0].astype(int)].get(mode="fill", fill_value=7.0),
         jax.vmap(lambda row: row[row[0].astype(int)]),
+        lambda x: x.astype(np.int8) + np.int8(100),
+        lambda x: lax.scan(lambda c, r: (c, r), x[0], x[:0])[0],
+        lambda x: x.astype(jnp.bfloat16) * jnp.asarray(2, jnp.bfloat16),
+        lambda x: jnp.max(x[:0], axis=1),
+        lambda x: x + jax.random.uniform(jax.random.key(0), dtype=x.dtype),
     ],
-    ids=["sort", "integer division", "inner padding", "filling gather", "mapped gather"],
+    ids=[
+        *("sort", "integer division", "inner padding", "filling gather", "mapped gather", "short integers"),
+        *("no rounds", "half width", "nothing", "random numbers"),
+    ],
 )
 def test_what_numpy_does_not_know_is_compiled(function):
     with pytest.raises(NoKernelError, match="no kernel for"):
         record(function, GRID)
     np.testing.assert_array_equal(quick(function)(GRID), function(jnp.asarray(GRID)))
+
+
+def test_sums_keep_their_type_and_digits():
+    many = np.full((300_000, 2), 0.1, REAL)
+    _same(lambda x: (jnp.sum(x, axis=0), jnp.cumsum(x, axis=0)[-1]), many, rtol=1e-10 if X64 else 1e-4)
+    large = np.full(3, 2**30, np.int32)
+    _same(lambda x: (jnp.sum(x, dtype=jnp.int32), lax.cumsum(x), jnp.sum(x > 0, dtype=jnp.int32)), large, rtol=0)
+
+
+def test_results_share_no_memory_with_arguments():
+    given = np.arange(1024.0, dtype=REAL)
+    found = quick(lambda x: x.reshape(2, 512))(given)
+    given[:] = -1
+    assert float(found[0, 1]) == 1
+
+
+def test_what_is_being_traced_is_not_played():
+    assert float(jax.grad(lambda y: quick(lambda x: x * y)(2.0))(3.0)) == 2
 
 
 LAYOUTS = [

@@ -53,37 +53,48 @@ def _path(name: str, leaves: list[Any], structure: Any) -> Path | None:
 
     names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
     folder, enabled = (getattr(jax.config, setting) for setting in names)
-    if not folder or not enabled:
+    if not folder or not enabled or "://" in folder:
         return None
     package = Path(__file__).parent.parent
-    files = {str(file.relative_to(package)): file.stat() for file in package.rglob("*.py")}
-    sources = sorted((name, state.st_mtime_ns, state.st_size) for name, state in files.items())
-    shapes = [str(jax.typeof(leaf)) for leaf in leaves]
+    sources = [(str(file.relative_to(package)), file.read_bytes()) for file in sorted(package.rglob("*.py"))]
+    shapes = [(str(kind), kind.weak_type) for kind in map(jax.typeof, leaves)]
     facts = (sources, jax.__version__, str(jax.numpy.result_type(float)), shapes, str(structure))
     return Path(folder) / f"jaxperf-{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.tape"
 
 
 def _load(path: Path) -> tuple[Any, Any] | None:
-    """A kept tape and the form of its result, or None; a file that cannot be read is dropped."""
-    if not path.exists():
-        return None
+    """A kept tape and the form of its result, or None where none can be read; what is no tape is dropped."""
+    from ..tape import Tape
+
     try:
-        tape, form = pickle.loads(path.read_bytes())
-        os.utime(path)
-    except Exception:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        content = path.read_bytes()
+    except OSError:
         return None
-    return tape, form
+    with contextlib.suppress(Exception):
+        tape, form = pickle.loads(content)
+        if isinstance(tape, Tape):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return tape, form
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return None
 
 
 def _keep(path: Path, found: tuple[Any, Any]) -> None:
     """Write a tape beside its final name, then rename; drop the oldest of that kind."""
     with contextlib.suppress(Exception):
+        content = pickle.dumps(found)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(pickle.dumps(found))
-        os.replace(file.name, path)
+            written = Path(file.name)
+            try:
+                file.write(content)
+                file.close()
+                os.replace(written, path)
+            except OSError:
+                written.unlink()
+                raise
         kind = path.name.rsplit("-", 1)[0]
         kept = sorted(path.parent.glob(f"{kind}-*.tape"), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in kept[KEPT:]:

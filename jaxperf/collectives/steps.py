@@ -121,16 +121,22 @@ def group_steps(
     """The steps of a group of `ranks` that lie `stride` devices apart, as one `Step` with leaves [tiers], innermost
     first.
 
-    ⌊reach/s⌋ ranks fit inside a tier's reach, and a group that needs n = ⌈G/⌊reach/s⌋⌉ of them has G/n in each: 128
-    ranks over racks of 72 are two racks of 64. The same goes for the nodes inside each rack. A tier that does not
-    serve the `axis` joins none.
+    ⌊reach/s⌋ ranks fit inside a tier's reach. A group that does not fit takes as few racks as hold it,
+    n = ⌈G/⌊reach/s⌋⌉, and fills them alike; the emptiest decides, whose k = ⌊G/n⌋ ranks take in what all others have:
+    128 ranks over racks of 72 are 64 and 64, 129 are 64 and 65. The same goes for the nodes inside each rack. A tier
+    that does not serve the `axis` joins none.
     """
     served = [serves(tier, axis) for tier in fabric]
     fits = [ops.at_least(ops.floor_divide(tier.reach, stride), 1.0) for tier in fabric]
+    for index, tier in enumerate(fabric[1:-1], 1):  # whole nodes of a rack, and of each what fits into it
+        nodes = ops.floor_divide(tier.reach, fabric[index - 1].reach)
+        fits[index] = ops.minimum(fits[index], fits[index - 1] * nodes)
     shares, fullest = [ranks] * len(fabric), ranks  # what each rack, then each node in it, has of the group
     for index in reversed(range(len(fabric) - 1)):
         parts = ops.at_least(served[index] * ops.ceil_divide(fullest, fits[index]), 1.0)
-        shares[index], fullest = shares[index + 1] / parts, ops.ceil_divide(fullest, parts)
+        part = ops.at_least(ops.floor_divide(shares[index + 1], parts), 1.0)
+        shares[index] = choose(parts > 1.5, part, shares[index + 1])
+        fullest = ops.ceil_divide(fullest, parts)
     joins: list[_Join] = []
     inner, inside_before, reach_before = 1.0, 0.0, 1.0
     for index, tier in enumerate(fabric):

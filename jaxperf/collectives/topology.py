@@ -100,8 +100,8 @@ def gather_line(
     **Arguments:** `ranks` G of the group; `stride` s, the product of the degrees nested inside it: G ranks that lie s
     devices apart span s·G devices; the `fabric`, innermost tier first; the parallel `axis`, which decides the tiers.
 
-    Over several tiers the gather runs outer first with M/G_inner, then inner with M. Zero at G = 1 and continuous in
-    every degree.
+    Over several tiers the gather runs outer first with M/G_inner, then inner with M. Zero at G = 1. A degree between
+    whole numbers takes the racks of the nearest one.
     """
     return gather_of(group_steps(ranks, stride, fabric, efficiency, axis, ops), ops)
 

@@ -103,16 +103,33 @@ def test_no_software_all_reduce_beats_the_bound(size, tiers, ranks):
     assert found * SLACK >= sum(bounds)
 
 
-def _evenly(tiers: list[dict], ranks: int) -> tuple[list[float], list[float]]:
-    """What each tier joins of a group, and how many ranks each of these has: as few racks as hold the group, filled
-    alike, and as few nodes of each rack."""
-    joined, inside, share, fullest = [], [], float(ranks), ranks
+def _evenly(tiers: list[dict], ranks: int) -> tuple[list[float], list[int]]:
+    """What each tier joins of a group, and how many ranks the emptiest of these has: as few racks as hold the group,
+    filled alike, and as few nodes of each rack."""
+    joined, inside, share, fullest = [], [], ranks, ranks
     for within in [*(t["devices"] for t in reversed(tiers[:-1])), 1]:
         parts = math.ceil(fullest / within)
-        joined.append(share if within == 1 else parts)
-        share, fullest = share / parts, math.ceil(fullest / parts)
-        inside.append(1.0 if within == 1 else share)
+        below = 1 if within == 1 else max(1, share // parts)
+        joined.append(share / below)
+        inside.append(below)
+        share, fullest = below, math.ceil(fullest / parts)
     return joined[::-1], inside[::-1]
+
+
+@given(SIZES, links(in_network="none"), RANKS, st.sampled_from([1, 2, 3, 8, 24]))
+def test_the_emptiest_rack_takes_in_what_the_others_have(size, tiers, ranks, stride):
+    """However a group lies in its racks, one of them has no more than ⌊G/n⌋ ranks, n ≥ ⌈G/reach⌉: (G − k)/G of what is
+    gathered comes in over k devices' links, and of what is summed at least all. For every cut of every fabric."""
+    ranks = max(1, min(ranks, tiers[-1]["devices"] // stride))
+    found = times(fabric(*tiers), size, ranks, stride)
+    for index, inner in enumerate(tiers[:-1]):
+        racks = math.ceil(ranks / max(1, inner["devices"] // stride))
+        if racks > 1:
+            fewest = max(1, ranks // racks)
+            rate = fewest * max(t["bandwidth_GBps"] * t["ports"] for t in tiers[index + 1 :]) * GIGA
+            assert found["all-gather"] * SLACK >= (ranks - fewest) / ranks * size / rate
+            assert found["all-reduce"] * SLACK >= size / rate
+    assert all(time >= 0 for time in found.values())
 
 
 @given(SIZES, links(in_network="reduction"), RANKS)
@@ -130,7 +147,7 @@ def test_only_the_switch_reaches_one_vector(size, tiers, ranks):
 
 def test_a_group_that_fills_no_whole_racks():
     """128 ranks over racks of 72 are two racks of 64: as many links carry a vector out of each, 16 MB a rank; 100 ranks
-    over racks of 72 with nodes of 8 are two racks of 50, on seven nodes each."""
+    over racks of 72 with nodes of 8 are two racks of 50, on seven nodes each, the emptiest with seven."""
     rack, far = (
         tier("rack", 72, bandwidth_GBps=900.0, alpha_us=0.0),
         tier("far", 576, bandwidth_GBps=50.0, alpha_us=0.0),
@@ -140,9 +157,25 @@ def test_a_group_that_fills_no_whole_racks():
     assert found["all-to-all"] == pytest.approx(63 / 128 * 1e9 / 900e9 + 64 / 128 * 1e9 / 50e9)
     node = tier("node", 8, bandwidth_GBps=1800.0, alpha_us=0.0)
     found = times(fabric(node, rack, far), 1e9, 100)["all-gather"]
-    a_node = 50 / 7
-    near = (a_node - 1) / a_node * 1e9 / 1800e9 + 6 / 7 * 1e9 / a_node / 900e9
+    near = 6 / 7 * 1e9 / 1800e9 + 43 / 50 * 1e9 / 7 / 900e9
     assert found == pytest.approx(near + 1 / 2 * 1e9 / 50 / 50e9)
+
+
+def test_ranks_that_share_no_card_leave_cards_out():
+    """Three ranks four apart on cards of two: each alone on its card, whose links cost nothing, however slow."""
+    tiers = [tier("card", 2, bandwidth_GBps=1.0), tier("node", 8, bandwidth_GBps=200.0), tier("far", 64)]
+    assert times(fabric(*tiers), 1e8, 3, 4) == pytest.approx(times(fabric(*tiers[1:]), 1e8, 3, 4))
+    assert times(fabric(*tiers), 1e8, 5, 2) == pytest.approx(times(fabric(*tiers[1:]), 1e8, 5, 2))
+
+
+def test_a_rack_joins_no_more_nodes_than_it_has():
+    """21 ranks three apart: two to a node of 8, sixteen to a rack of 64, so two racks of ten and eleven."""
+    tiers = [tier("node", 8, alpha_us=0.0), tier("rack", 64, alpha_us=0.0), tier("far", 512, alpha_us=0.0)]
+    found = times(fabric(*tiers), 1e9, 21, 3)["all-gather"]
+    nodes = math.ceil(11 / 2)
+    inside = 10 // nodes
+    expected = (inside - 1) / inside + (10 - inside) / 10 / inside + 11 / 21 / 10
+    assert found == pytest.approx(expected * 1e9 / 100e9)
 
 
 def test_the_switch_adds_up():

@@ -95,14 +95,14 @@ def stages(case: Case) -> list[tuple[Layer, ...]]:
 
 def levels(case: Case, ranks: int, stride: int) -> list[tuple[Link, float, float]]:
     """Tiers that a group crosses, innermost first: (tier, ranks that it joins there, ranks below it). It takes as few
-    racks as hold it, evenly filled, and as few nodes of each."""
-    found, whole, fullest = [], float(ranks), ranks
+    racks as hold it, evenly filled, and as few nodes of each; the emptiest counts."""
+    found, whole, fullest = [], ranks, ranks
     for link, inside in reversed(list(zip(case.tiers, [None, *case.tiers[:-1]], strict=True))):
         parts = fullest if inside is None else math.ceil(fullest / max(1, inside.reach // stride))
-        if parts > 1:
-            below = 1.0 if inside is None else whole / parts
+        below = 1 if inside is None else max(1, whole // parts)
+        if whole > below:
             found.append((link, whole / below, below))
-        whole, fullest = whole / parts, math.ceil(fullest / parts)
+        whole, fullest = below, math.ceil(fullest / parts)
     return found[::-1]
 
 
