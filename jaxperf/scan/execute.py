@@ -56,6 +56,10 @@ class Job:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+CHECK_S = 1.0
+"""How often a scan asks whether the other processes live [s]: it waits for the answer."""
+
+
 def step_of(job: Job, kept: tuple[Reduction, ...] | None = None) -> Program:
     """The compiled step of a job (with other room for its reductions, where given)."""
     return program(kept or job.kept, job.columns, job.shape, job.devices)
@@ -192,7 +196,7 @@ def run_units(
     """Runs units, a few at once: where one waits or reduces on one core, another computes.
 
     **Arguments:** `tick`, told of each block's configurations; `finished`, called for each unit in the order in which
-    they end; `check`, called now and then, raises to end the scan. An interrupt ends every unit after its block.
+    they end; `check`, called every `CHECK_S`, raises to end the scan. An interrupt ends every unit after its block.
     """
     workers = min((os.cpu_count() or 1) + 1, 4) if job.devices[0].platform == "cpu" else 2
     waiting = iter(units)
@@ -207,6 +211,7 @@ def run_units(
             return {future}
 
         running: dict[Future, Unit] = {}
+        checked = time.perf_counter()
         try:
             for _ in range(workers):
                 start()
@@ -215,7 +220,9 @@ def run_units(
                 for future in sorted(done, key=lambda f: running[f].index):
                     finished(running.pop(future), future.result())
                     start()
-                check()
+                if time.perf_counter() - checked > CHECK_S:
+                    check()
+                    checked = time.perf_counter()
         except BaseException:
             job.stop.set()
             raise
