@@ -48,10 +48,14 @@ def _tapes(parameters: dict[str, Any]) -> list[Tape]:
 def record(function: Callable[..., Any], *arguments: Any) -> tuple[Tape, Any]:
     """The tape of a function of pytrees for arguments of these shapes, and the structure of its result.
 
-    **Raises** `NoKernelError` where it uses a primitive that has no kernel.
+    **Raises** `NoKernelError` where it uses a primitive that has no kernel, or that this version of JAX describes in
+    another way.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    return _Recorder().program(closed), jax.tree.structure(shape)
+    try:
+        return _Recorder().program(closed), jax.tree.structure(shape)
+    except (KeyError, AttributeError) as error:  # another version of JAX describes a primitive in other words
+        raise NoKernelError(f"no kernel: {error} is not there in jax {jax.__version__}") from None
 
 
 def play(tape: Tape, leaves: list[Any]) -> list[Any]:

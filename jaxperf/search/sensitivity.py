@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import System, build_system
 from ..spec.workload import Workload
 from .factors import powers, scaled
-from .solve import value_and_slopes
+from .solve import compiled, value_and_slopes
 
 FACTORS = 32
 """Fields that one call can take the elasticity of; unused slots move nothing."""
@@ -143,7 +144,7 @@ def _log_metrics(setting: _Setting, logs: Scalar) -> Scalar:
     return jnp.log(jnp.stack([getattr(metrics, name) for name in MEASURED]))
 
 
-@quick
+@functools.partial(quick, compile_=compiled)
 def _measure(setting: _Setting) -> tuple[Scalar, Scalar]:
     logs = jnp.zeros(FACTORS, jnp.result_type(float))
     return value_and_slopes(lambda point: _log_metrics(setting, point), logs)

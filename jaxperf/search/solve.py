@@ -74,7 +74,7 @@ def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, st
     return np.array(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
 
 
-@quick
+@functools.partial(quick, compile_=compiled)
 def _slopes(case: Case, point: Scalar, temperature: Scalar) -> tuple[Scalar, Scalar]:
     return value_and_slopes(lambda moved: relaxed_logs(case, moved, temperature), point)
 
