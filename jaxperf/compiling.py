@@ -19,13 +19,15 @@ COMPILING_S = 1e-3
 class _Program:
     """A function for arguments of one shape: played from its tape, or compiled where that is not possible or pays."""
 
-    def __init__(self, function: Callable[..., Any], compile_: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], compile_: Callable[..., Any], patience: float, arguments: tuple[Any, ...]
+    ) -> None:
         self.function, self.compile, self.left = function, compile_, 0.0
         self.tape: Tape | None = None
         self.compiled: Callable[..., Any] | None = None
         try:
             self.tape, self.structure = record(function, *arguments)
-            self.left = COMPILING_S * self.tape.size
+            self.left = patience * self.tape.size
         except NoKernelError:
             self.compiled = compile_(function)
 
@@ -44,10 +46,16 @@ class quick:  # noqa: N801, used as a decorator
     """The function for a few calls: traced, and played from its tape by NumPy in milliseconds; compiled, as by
     `jax.jit`, only where NumPy does not know an operation, or once playing has taken as long as compiling would. Under
     a transformation of JAX it is the function itself. `programs` are those of the shapes seen so far; `compile_`
-    compiles, by other options than `jax.jit`'s where a function needs them."""
+    compiles, by other options than `jax.jit`'s where a function needs them, and takes about `patience` seconds for each
+    instruction."""
 
-    def __init__(self, function: Callable[..., Any], compile_: Callable[..., Any] = jax.jit) -> None:
-        self.function, self.compile = function, compile_
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        compile_: Callable[..., Any] = jax.jit,
+        patience: float = COMPILING_S,
+    ) -> None:
+        self.function, self.compile, self.patience = function, compile_, patience
         self.programs: dict[Any, _Program] = {}
         functools.update_wrapper(self, function)
 
@@ -57,5 +65,5 @@ class quick:  # noqa: N801, used as a decorator
             return self.function(*arguments)
         key = (structure, jax.numpy.result_type(float), *map(jax.typeof, leaves))
         if key not in self.programs:
-            self.programs[key] = _Program(self.function, self.compile, arguments)
+            self.programs[key] = _Program(self.function, self.compile, self.patience, arguments)
         return self.programs[key](arguments, leaves)

@@ -3,6 +3,7 @@ meaning for every input that a traced program gives them; what is absent here is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,20 @@ def _select(which: Array, *cases: Array) -> Array:
     return np.where(which, cases[1], cases[0]) if len(cases) == 2 else np.choose(which, cases)
 
 
+_COPIED = 16384  # elements up to which copying takes less than making a view
+
+
 def _broadcast(value: Array, *, shape: tuple[int, ...], broadcast_dimensions: tuple[int, ...]) -> Array:
     sides = [1] * len(shape)
     for dimension, size in zip(broadcast_dimensions, np.shape(value), strict=True):
         sides[dimension] = size
-    return np.broadcast_to(np.reshape(value, sides), shape)
+    value = np.asarray(value).reshape(sides)
+    size = math.prod(shape)
+    if value.size == size or size > _COPIED:
+        return np.broadcast_to(value, shape) if value.size != size else value
+    filled = np.empty(shape, value.dtype)  # numpy.broadcast_to takes ten times as long for a small array
+    filled[...] = value
+    return filled
 
 
 def _convert(value: Array, *, new_dtype: np.dtype) -> Array:

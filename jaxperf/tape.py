@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 
 from .numpy_kernels import KERNELS, TYPES, parameters_of
 
@@ -53,9 +54,20 @@ def record(function: Callable[..., Any], *arguments: Any) -> tuple[Tape, Any]:
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
     try:
-        return _Recorder().program(closed), jax.tree.structure(shape)
+        return _Recorder().program(_needed(closed)), jax.tree.structure(shape)
     except (KeyError, AttributeError) as error:  # another version of JAX describes a primitive in other words
         raise NoKernelError(f"no kernel: {error} is not there in jax {jax.__version__}") from None
+
+
+def _needed(closed: Any) -> Any:
+    """A program without what none of its results needs: a fifth of a derivative. As it is where this version of JAX has
+    no such pass."""
+    try:
+        from jax.interpreters.partial_eval import dce_jaxpr
+    except ImportError:
+        return closed
+    kept, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    return ClosedJaxpr(kept, closed.consts)
 
 
 def play(tape: Tape, leaves: list[Any]) -> list[Any]:

@@ -15,11 +15,13 @@ from jaxperf.search.parse import parse_constraint, parse_free
 from jaxperf.search.relax import LAYOUT, log_metrics
 from jaxperf.search.round import WIDTH
 from jaxperf.search.run import bounds, measure
-from jaxperf.search.solve import SIZE, _descender, _score_buffer, _slopes, slopes
+from jaxperf.search.solve import SIZE, _directional, _score_buffer, _slopes, slopes
 
 EVERYTHING = ("tp", "pp", "ep", "cp", "attention_dp", "batch")
 HBM, BF16 = "device.memory.hbm.bandwidth_GBps", "device.peak_TFLOPS.bf16"
 EXACT_TOLERANCE = 1e-6
+FEW = {"restarts": 16, "steps": 40}
+"""A harder search than the default one of 64 restarts and 120 steps, and a quicker."""
 
 
 def layout_problem(model: str, system: str, **question: object) -> Problem:
@@ -37,7 +39,7 @@ def layout_problem(model: str, system: str, **question: object) -> Problem:
 )
 def test_search_finds_the_exhaustive_optimum(model: str, system: str, question: dict) -> None:
     problem = layout_problem(model, system, **question)
-    result = solve(problem)
+    result = solve(problem, **FEW)
     optimum, _, points = exhaustive(problem)
     assert result.best.value == pytest.approx(optimum, rel=EXACT_TOLERANCE)
     assert result.evaluations < points / 5
@@ -45,7 +47,7 @@ def test_search_finds_the_exhaustive_optimum(model: str, system: str, question: 
 
 def test_the_answer_obeys_its_limits_and_bounds() -> None:
     result = search(
-        "llama-3.1-70b", "h100-sxm-8", constraints=["tpot_s<0.02"], free=["tp=2:8", "batch=1:40"], max_devices=8
+        "llama-3.1-70b", "h100-sxm-8", constraints=["tpot_s<0.02"], free=["tp=2:8", "batch=1:40"], max_devices=8, **FEW
     )
     best = result.best
     assert best.metrics["tpot_s"] <= 0.02
@@ -61,21 +63,22 @@ def test_the_answer_obeys_its_limits_and_bounds() -> None:
 
 @pytest.mark.slow
 def test_one_program_serves_every_problem_and_temperature() -> None:
-    solve(layout_problem("llama-3.1-8b", "h100-sxm-8", max_devices=2))
-    before = _descender()._cache_size(), len(_score_buffer.programs)
-    solve(layout_problem("qwen3-30b-a3b", "gb200-nvl72", max_devices=4, objective="tpot_s", free=["tp", "ep"]))
-    solve(layout_problem("llama-3.1-8b", "a100-80gb-8", free=["batch", HBM], constraints=["ttft_s<1"]))
-    assert (_descender()._cache_size(), len(_score_buffer.programs)) == before
+    solve(layout_problem("llama-3.1-8b", "h100-sxm-8", max_devices=2), **FEW)
+    before = len(_directional.programs), len(_score_buffer.programs)
+    question = {"max_devices": 4, "objective": "tpot_s", "free": ["tp", "ep"]}
+    solve(layout_problem("qwen3-30b-a3b", "gb200-nvl72", **question), **FEW)
+    solve(layout_problem("llama-3.1-8b", "a100-80gb-8", free=["batch", HBM], constraints=["ttft_s<1"]), **FEW)
+    assert (len(_directional.programs), len(_score_buffer.programs)) == before
 
 
 def test_hardware_under_a_budget_spends_all_of_it() -> None:
     costs = {HBM: 0.5 / 3350, BF16: 0.5 / 989.5}
     result = search(
-        "llama-3.1-8b", "h100-sxm-8", free=["tp", "batch=1:64", *costs], budget=1.0, costs=costs, max_devices=2
+        "llama-3.1-8b", "h100-sxm-8", free=["tp", "batch=1:64", *costs], budget=1.0, costs=costs, max_devices=2, **FEW
     )
     spent = sum(costs[path] * value for path, value in result.best.hardware.items())
     assert spent == pytest.approx(1.0, rel=1e-4)
-    today = search("llama-3.1-8b", "h100-sxm-8", free=["tp", "batch=1:64"], max_devices=2)
+    today = search("llama-3.1-8b", "h100-sxm-8", free=["tp", "batch=1:64"], max_devices=2, **FEW)
     assert result.best.value > today.best.value
 
 
@@ -186,4 +189,4 @@ def test_bad_questions_are_explained() -> None:
     with pytest.raises(InputError, match="needs the cost"):
         define("llama-3.1-8b", "h100-sxm-8", free=[HBM], budget=3.0)
     with pytest.raises(InfeasibleError, match="out of memory"):
-        solve(layout_problem("llama-3.1-405b", "h100-sxm-8", max_devices=8))
+        solve(layout_problem("llama-3.1-405b", "h100-sxm-8", max_devices=8), **FEW)

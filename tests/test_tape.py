@@ -213,7 +213,7 @@ def test_whole_numbers(left, right):
         lambda x: x.at[x[:, 0].astype(int)].get(mode="fill", fill_value=7.0),
         jax.vmap(lambda row: row[row[0].astype(int)]),
         lambda x: x.astype(np.int8) + np.int8(100),
-        lambda x: lax.scan(lambda c, r: (c, r), x[0], x[:0])[0],
+        lambda x: lax.scan(lambda c, r: (c + r, r), x[0], x[:0])[0],
         lambda x: x.astype(jnp.bfloat16) * jnp.asarray(2, jnp.bfloat16),
         lambda x: jnp.max(x[:0], axis=1),
         lambda x: x + jax.random.uniform(jax.random.key(0), dtype=x.dtype),

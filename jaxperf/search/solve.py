@@ -42,36 +42,50 @@ def value_and_slopes(function: Callable[[Scalar], Scalar], point: Scalar) -> tup
     return values[0], slopes
 
 
-def _descend(case: Case, start: Scalar, low: Scalar, high: Scalar, steps: int) -> Scalar:
-    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
+@functools.partial(quick, compile_=compiled, patience=2e-3)
+def _directional(case: Case, points: Scalar, directions: Scalar, temperature: Scalar, weight: Scalar) -> Scalar:
+    """Derivatives of the relaxed objective along some directions at every point, [points, directions]."""
 
-    def step(carry: tuple, progress: Scalar) -> tuple[tuple, None]:
-        points, state = carry
-        temperature = _HOT * (_COLD / _HOT) ** progress
-        weight = _LIGHT * (_HEAVY / _LIGHT) ** progress
-        _, slopes = jax.vmap(lambda p: value_and_slopes(lambda q: relaxed(case, q, temperature, weight), p))(points)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
-            updates, state = optimiser.update(jnp.nan_to_num(slopes, posinf=0.0, neginf=0.0), state, points)
-        moved = optax.projections.projection_box(optax.apply_updates(points, updates), low, high)
-        return (moved, state), None
+    def along(point: Scalar, direction: Scalar) -> Scalar:
+        return jax.jvp(lambda p: relaxed(case, p, temperature, weight), (point,), (direction,))[1]
 
-    (ends, _), _ = jax.lax.scan(step, (start, optimiser.init(start)), jnp.linspace(0.0, 1.0, steps))
-    return ends
+    return jax.vmap(lambda point: jax.vmap(lambda direction: along(point, direction))(directions))(points)
 
 
-@functools.cache
-def _descender() -> Callable:
-    return compiled(_descend, static_argnames="steps")
+def _directions(free: np.ndarray) -> np.ndarray:
+    """Unit vectors of the free coordinates, [8 or SIZE, SIZE]: few shapes, so few programs; the rest are zeros."""
+    count = int(free.sum())
+    padded = 8 if count <= 8 else SIZE
+    rows = np.zeros((padded, SIZE))
+    rows[np.arange(count), np.flatnonzero(free)] = 1.0
+    return rows
 
 
 def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int) -> np.ndarray:
-    """Annealed projected Adam from every start, in one scan.
+    """Annealed projected Adam from every start.
 
-    **Arguments:** `start`, `low`, `high`, [restarts, SIZE]: starts and boxes (equal bounds pin a coordinate).
+    **Arguments:** `start`, `low`, `high`, [restarts, SIZE]: starts and boxes (equal bounds pin a coordinate, and
+    nothing is differentiated along it).
 
-    **Returns:** end points [restarts, SIZE]. Compiles once for a number of restarts and steps.
+    **Returns:** end points [restarts, SIZE].
     """
-    return np.array(_descender()(case, *[jnp.asarray(a, float) for a in (start, low, high)], steps), float)
+    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
+    points, low, high = (jnp.asarray(array, float) for array in (start, low, high))
+    directions = jnp.asarray(_directions(np.any(np.asarray(low < high), axis=0)), float)
+
+    @jax.jit
+    def move(points: Scalar, state: Any, slopes: Scalar) -> tuple[Scalar, Any]:
+        gradient = jnp.nan_to_num(slopes @ directions, posinf=0.0, neginf=0.0)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
+            updates, state = optimiser.update(gradient, state, points)
+        return optax.projections.projection_box(optax.apply_updates(points, updates), low, high), state
+
+    state = optimiser.init(points)
+    for progress in np.linspace(0.0, 1.0, steps):
+        temperature = jnp.asarray(_HOT * (_COLD / _HOT) ** progress, float)
+        weight = jnp.asarray(_LIGHT * (_HEAVY / _LIGHT) ** progress, float)
+        points, state = move(points, state, _directional(case, points, directions, temperature, weight))
+    return np.array(points, float)
 
 
 @functools.partial(quick, compile_=compiled)
