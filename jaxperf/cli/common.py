@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..constants import FORMATS, KV_FORMATS, MEMORY_KINDS
 from ..errors import InputError
-from ..spec.documents.engine import OFFLOADED
+from ..spec.documents.engine import OFFLOADED, redundant_experts
 from ..spec.library import Spec, find, names
 from .engine_options import engine_settings
 from .layout import check_layout, check_placement
@@ -143,7 +143,8 @@ def read_configuration(arguments: argparse.Namespace) -> Configuration:
     engine = None if arguments.engine is None else find("engine", arguments.engine)
     lengths = {} if arguments.workload is None else find("workload", arguments.workload).document
     layout = {name: getattr(arguments, name) for name in DEGREES}
-    check_layout(model, system, layout)
+    settings = engine_settings(arguments)
+    check_layout(model, system, layout, redundant_experts(None if engine is None else engine.document, settings))
     offload = {None: (), "both": OFFLOADED}.get(arguments.offload, (arguments.offload,))
     check_placement(system, engine, {"--weights-in": arguments.weights_in, "--kv-in": arguments.kv_in}, offload)
     efficiency, report = choose_efficiency(arguments.efficiency, arguments.calibration, system, engine)
@@ -173,7 +174,7 @@ def read_configuration(arguments: argparse.Namespace) -> Configuration:
         slo_ttft=target(arguments.slo_ttft, lengths.get("slo_ttft_ms")),
         slo_tpot=target(arguments.slo_tpot, lengths.get("slo_tpot_ms")),
         prefix_hit=prefix_tokens(getattr(arguments, "prefix_hit", None), isl),
-        settings=engine_settings(arguments),
+        settings=settings,
     )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..spec.documents.engine import ENGINE
-from .values import one_of, option_type, parse_share, whole
+from .values import one_of, option_type, parse_between, parse_share, whole
 
 _CHOICES = {"attention": ("fused", "eager"), "dequantise": ("fused", "separate"), "fusion": ("none", "usual", "full")}
+_SKEW = "popularity of experts by rank r: r^-S (default 0: all alike)"
+_PLACEMENTS = ("anywhere", "balanced")
 _MODES = ("inline", "merged-each-pass", "merged-ahead")
 
 
@@ -24,6 +26,14 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     for name, choices in _CHOICES.items():
         help_text = f"{texts[name]} ({', '.join(choices)})"
         group.add_argument(f"--{name}", type=one_of(choices, name), metavar="HOW", help=help_text)
+    group.add_argument("--expert-skew", type=option_type(parse_between, low=0, high=4), metavar="S", help=_SKEW)
+    copies = whole(high=65536, low=0)
+    group.add_argument("--redundant-experts", type=copies, metavar="N", help="copies of hot experts, in all ep groups")
+    places = "where experts lie: anywhere, or balanced (hot ones beside cold ones)"
+    placed = one_of(_PLACEMENTS, "placement")
+    group.add_argument("--expert-placement", type=placed, metavar="HOW", help=places)
+    overlap = "two halves of a batch take turns: one computes while the other communicates"
+    group.add_argument("--two-batch-overlap", action="store_true", default=None, help=overlap)
     group.add_argument("--lora-rank", type=whole(high=65536), metavar="R", help="rank of LoRA adapters")
     group.add_argument("--lora-adapters", type=whole(high=1_000_000), metavar="N", help="adapters in use (default 1)")
     group.add_argument("--lora-mode", type=one_of(_MODES, "mode"), metavar="HOW", help=", ".join(_MODES))
@@ -41,6 +51,13 @@ def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings |= {"kv_kept_share": getattr(arguments, "kv_kept", None)}
     settings |= {"kv_rank_share": getattr(arguments, "kv_rank", None)}
     settings = {name: value for name, value in settings.items() if value is not None}
+    wanted = {"skew": "expert_skew", "redundant": "redundant_experts", "placement": "expert_placement"}
+    experts = {name: getattr(arguments, option, None) for name, option in wanted.items()}
+    experts = {name: value for name, value in experts.items() if value is not None}
+    if experts:
+        settings["experts"] = experts
+    if getattr(arguments, "two_batch_overlap", None):
+        settings["two_batch_overlap"] = True
     given = {name: getattr(arguments, f"lora_{name}", None) for name in ("rank", "adapters", "mode")}
     lora = {name: value for name, value in given.items() if value is not None}
     if lora and "rank" not in lora:

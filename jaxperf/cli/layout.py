@@ -42,15 +42,19 @@ def expert_counts(model: Spec) -> list[int]:
     return sorted({group["feed_forward"]["experts"] for group in model.document["layer_groups"]} - {0})
 
 
-def check_layout(model: Spec, system: Spec, layout: dict[str, int]) -> None:
+def check_layout(model: Spec, system: Spec, layout: dict[str, int], redundant: int = 0) -> None:
     """Check parallel degrees against a model and a system.
 
-    **Arguments:** `layout`, whole numbers from 1 for tp, pp, ep, cp, attention_dp and replicas (absent ones are 1).
+    **Arguments:** `layout`, whole numbers from 1 for tp, pp, ep, cp, attention_dp and replicas (absent ones are 1);
+    `redundant` copies of experts, which ep divides together with them.
 
     **Raises** `InputError` that names the degree, what it clashes with, and the values that would do.
     """
     tp, pp, ep, cp, data, replicas = (layout.get(n, 1) for n in ("tp", "pp", "ep", "cp", "attention_dp", "replicas"))
-    heads, experts = query_heads(model), expert_counts(model)
+    heads, experts = query_heads(model), [count + redundant for count in expert_counts(model)]
+    what = "experts" if not redundant else f"experts and copies ({redundant} of them redundant)"
+    if redundant and not experts:
+        raise InputError(f"experts.redundant: {redundant} copies need experts, but {model.name} has none; choose 0")
     for count in heads:
         if count % tp:
             raise InputError(
@@ -62,7 +66,7 @@ def check_layout(model: Spec, system: Spec, layout: dict[str, int]) -> None:
     for count in experts:
         if count % ep:
             allowed = divisors(*experts, ranks)
-            raise InputError(f"ep: {ep} does not divide the {count} experts of {model.name}; {choices(ep, allowed)}")
+            raise InputError(f"ep: {ep} does not divide the {count} {what} of {model.name}; {choices(ep, allowed)}")
     if ranks % ep:
         allowed = choices(ep, divisors(*experts, ranks))
         raise InputError(f"ep: {ep} does not divide the {ranks} ranks of a stage (tp x cp x dp-attention); {allowed}")

@@ -27,7 +27,7 @@ from ..stages.latency import operator_timing
 from ..stages.operators import Operator, embedding_table, head_table
 from ..stages.options import optioned_table
 from ..stages.plan import Plan
-from ..stages.shapes import Pass
+from ..stages.shapes import Pass, in_turns
 from ..stages.traffic import traffic
 from .decode import decode_pass
 from .prefill import prefill_passes
@@ -77,7 +77,8 @@ def breakdown(
 
     - with pp > 1 the rows are one pass through all stages, each chunk on its own, as if nothing ran at the same time; a
       prefill in chunks takes less, as stages work on different chunks, and a decode step of several groups takes more;
-    - with an overlap the part of a collective or of host work that hides behind the device still stands in its row.
+    - with an overlap, or where two halves of a batch take turns, the part of a collective or of host work that hides
+      behind the device still stands in its row.
 
     **Arguments:** as in `evaluate`. **Returns:** rows in the order of execution, for `evaluate`'s operator assembly.
     Attention's bytes in a prefill of several chunks are those of the mean of the first and the last chunk.
@@ -143,6 +144,7 @@ def _total(columns: Callable[[Any], Columns], stacked: Any) -> Columns:
 
 def _layer_rows(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> Rows:
     """The rows of all layers of one group over all chunks of a pass."""
+    work, turns, _ = in_turns(work, plan.deployment.engine, ops)
     table = optioned_table(group, plan, work, ops)
     network = layer_communication(group, core_shape(table), plan, work, ops)
     rows = {name: _row(operator, plan, work, ops) for name, operator in table.items()}
@@ -150,7 +152,7 @@ def _layer_rows(group: LayerGroup, plan: Plan, work: Pass, ops: Ops) -> Rows:
     rows["ffn collective"] = _network(network.feed_forward * work.chunks, work.chunks)
     rows["context ring"] = _network(network.context * work.chunks, work.chunks)
     # Over rows, not over the dict: a tree map would sort the names.
-    return {name: jax.tree.map(lambda leaf: group.count * leaf, row) for name, row in rows.items()}
+    return {name: jax.tree.map(lambda leaf: group.count * turns * leaf, row) for name, row in rows.items()}
 
 
 def _embedding_rows(plan: Plan, work: Pass, ops: Ops) -> Rows:

@@ -14,6 +14,7 @@ from ..stages.latency import Assembly
 from ..stages.memory import DeviceMemory
 from ..stages.placement import Residency
 from ..stages.plan import Plan
+from ..stages.popularity import expert_slots
 from .decode import PhaseCost, decode_step
 from .prefill import prefill_times
 from .prepare import Prepared, prepare
@@ -140,7 +141,8 @@ def summary(
     tokens = requests * workload.osl
     devices = layout.instance_devices * layout.replicas
     has_experts = jnp.any((ready.stacked.count > 0) & (ready.stacked.feed_forward.experts > 0))
-    layout_reason = settle(_layout_reason(model, ready.stacked, system, layout, workload, has_experts), alive)
+    slots = expert_slots(ready.stacked.feed_forward.experts, engine.experts)
+    layout_reason = settle(_layout_reason(model, ready.stacked, system, layout, workload, has_experts, slots), alive)
     reason = optional(alive > 0, lambda: _reason(layout_reason, workload, memory, ttft, tpot), 0.0)
     return Metrics(
         ttft=ttft,
@@ -209,14 +211,21 @@ def _divides(divisor: Scalar, number: Scalar) -> Scalar:
 
 
 def _layout_reason(
-    model: Model, stacked: LayerGroup, system: System, layout: Parallelism, workload: Workload, has_experts: Scalar
+    model: Model,
+    stacked: LayerGroup,
+    system: System,
+    layout: Parallelism,
+    workload: Workload,
+    has_experts: Scalar,
+    slots: Scalar,
 ) -> Scalar:
-    """The first reason in `REASONS` that the layout or the lengths give, 0 when none does."""
+    """The first reason in `REASONS` that the layout or the lengths give, 0 when none does; `slots`, experts of each
+    group with their copies."""
     a, f = stacked.attention, stacked.feed_forward
     empty = stacked.count == 0
     lead = choose(a.linear > 0, a.state_value_heads, a.query_heads)
     heads = empty | (a.present == 0) | _divides(layout.tp, lead)
-    routed = _divides(layout.ep, f.experts) & _divides(layout.ep, layout.ranks)
+    routed = _divides(layout.ep, slots) & _divides(layout.ep, layout.ranks)
     experts = jnp.all(empty | (f.experts == 0) | routed) & (has_experts | (layout.ep < 1.5))
     return _first(
         _too_wide(system, layout, has_experts),

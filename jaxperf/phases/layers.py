@@ -15,7 +15,7 @@ from ..stages.forms import core_shape
 from ..stages.latency import Assembly, overlapped, table_timing
 from ..stages.options import optioned_table
 from ..stages.plan import Plan
-from ..stages.shapes import Pass, stage_shares
+from ..stages.shapes import Pass, in_turns, stage_shares
 
 
 class LayerCost(eqx.Module):
@@ -33,12 +33,13 @@ class LayerCost(eqx.Module):
 
 
 def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, ops: Ops) -> LayerCost:
-    """Cost of one layer of a group on one rank over all chunks of a pass (see `LayerCost`)."""
+    """Cost of one layer of a group on one rank over all chunks of a pass (see `LayerCost`), in turns where two halves
+    of the batch take them."""
+    work, turns, rho = in_turns(work, plan.deployment.engine, ops)
     table = optioned_table(group, plan, work, ops)
     timing = table_timing(table, plan, work, assembly, ops)
     network = layer_communication(group, core_shape(table), plan, work, ops).total
-    rho = plan.deployment.engine.overlap
-    return LayerCost(
+    cost = LayerCost(
         time=overlapped(timing.time, network * work.chunks, rho, ops),
         last=overlapped(timing.last, network, rho, ops),
         compute=timing.compute,
@@ -48,6 +49,7 @@ def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, op
         flops=timing.flops,
         needed_bytes=timing.needed_bytes,
     )
+    return cost if plan.deployment.engine.two_batch is None else jax.tree.map(lambda leaf: turns * leaf, cost)
 
 
 def over_groups(

@@ -73,7 +73,7 @@ def _beside(speculation: Speculation, tokens: Scalar, ops: Ops) -> Beside:
     layout, precision = deployment.parallelism, deployment.precision
     stacked, hidden, own = stack_groups(draft), draft.hidden_size, speculation.own
     counts = speculation.copies * stacked.count
-    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, layout, precision, ops))(stacked)
+    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, deployment, ops))(stacked)
     cache = jax.vmap(lambda group: layer_kv_bytes(group, tokens, deployment, ops))(stacked)
     ends = embedding_bytes(draft, layout, precision) + head_bytes(draft, layout, precision, ops)
     projection = speculation.copies * 2 * hidden * hidden * precision.lm_head.bytes

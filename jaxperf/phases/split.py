@@ -125,7 +125,7 @@ def _bytes(side: _Side, stacked: LayerGroup, workload: Workload, step: Pass, pro
     model, deployment = side.plan.model, side.plan.deployment
     layout, precision = deployment.parallelism, deployment.precision
     hidden, tokens = model.hidden_size, workload.isl + workload.osl
-    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, layout, precision, ops))(stacked)
+    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, deployment, ops))(stacked)
     cache = jax.vmap(lambda group: layer_kv_bytes(group, tokens, deployment, ops))(stacked)
     live = activation_bytes(model, stacked, layout, precision, step.rows, prompt.rows, ops)
     ends = side.embedding * embedding_bytes(model, layout, precision)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..constants import BLANKET_CLASSES
 from ..errors import InputError
+from ..spec.documents.engine import redundant_experts
 from ..spec.library import Spec, find, set_path
 from .sampling import draw
 from .space import DEGREES, Space
@@ -22,17 +23,17 @@ MOST_ROWS = 2**31 - 1
 
 
 def layouts(
-    model: dict, degrees: Sequence[Sequence[int]], most_devices: int
+    model: dict, degrees: Sequence[Sequence[int]], most_devices: int, redundant: int = 0
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """The layouts (tp, pp, ep, cp, attention_dp) that can exist: degrees that divide what they split, no more stages
     than layers, expert parallelism only where there are experts.
 
     **Arguments:** the `model`'s document; choices for each of the five `degrees`; how many devices an instance may
-    have, at most.
+    have, at most; `redundant` copies of experts.
     """
     groups = model["layer_groups"]
     depth = sum(group["count"] for group in groups)
-    experts = [g["feed_forward"]["experts"] for g in groups if g["feed_forward"]["experts"]]
+    experts = [g["feed_forward"]["experts"] + redundant for g in groups if g["feed_forward"]["experts"]]
     heads = [
         g["attention"]["state_value_heads"] or g["attention"]["query_heads"]
         for g in groups
@@ -161,10 +162,11 @@ class Rows:
 def rows(space: Space, model: Spec, hard: Hardware, formats: int) -> Rows:
     """The rows of a model. **Raises** `InputError` where there are more than 2^31."""
     degrees = [getattr(space, name) for name in DEGREES]
+    copies = 0 if space.engine is None else redundant_experts(find("engine", space.engine).document)
     tables = []
     for system in range(len(hard.names)):
         reach = max(np.max(tier["devices"]) for tier in _fabric(hard, system))
-        found = list(layouts(model.document, degrees, min(space.max_devices, int(reach))))
+        found = list(layouts(model.document, degrees, min(space.max_devices, int(reach)), copies))
         tables.append(np.asarray(found, np.int64).reshape(-1, len(DEGREES)))
     made = Rows(tuple(tables), hard.variants, formats)
     if len(made) > MOST_ROWS:

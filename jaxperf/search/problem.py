@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..load import Name, deployment, workload
+from ..spec.documents.engine import redundant_experts
 from ..spec.library import Spec, find
 from ..spec.model import Model, as_arrays, build_model
 from ..spec.system import build_system
@@ -59,10 +60,11 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def allowed_values(model: Model, devices: int, isl: float) -> dict[str, list[int]]:
+def allowed_values(model: Model, devices: int, isl: float, redundant: int = 0) -> dict[str, list[int]]:
     """Every value that each variable of `LAYOUT` may take: tp divides the heads, ep the experts, pp ≤ layers.
 
-    **Arguments:** a `model` of plain numbers, the most `devices`, the prompt length `isl` [tokens] that caps a chunk.
+    **Arguments:** a `model` of plain numbers, the most `devices`, the prompt length `isl` [tokens] that caps a chunk,
+    and `redundant` copies of experts.
     """
     groups = [group for group in model.groups if group.count]
     heads = [
@@ -70,7 +72,7 @@ def allowed_values(model: Model, devices: int, isl: float) -> dict[str, list[int
         for g in groups
         if g.attention.present
     ]
-    experts = [int(g.feed_forward.experts) for g in groups if g.feed_forward.experts]
+    experts = [int(g.feed_forward.experts) + redundant for g in groups if g.feed_forward.experts]
     whole = list(range(1, devices + 1))
     prompt = max(int(isl), 1)
     chunks = {2**power for power in range(7, prompt.bit_length()) if 2**power < prompt} | {prompt}
@@ -129,8 +131,10 @@ def define(
     wanted = dict(parse_free(text) for text in free)
     fixed = {name: int(layout.get(name) or 1) for name in LAYOUT[:5]}
     fixed |= {"batch": int(batch), "chunk": int(min(layout.get("chunk") or isl, isl))}
+    engine = None if layout.get("engine") is None else find("engine", layout["engine"]).document
+    copies = redundant_experts(engine, layout.get("settings"))
     choices = {}
-    for name, allowed in allowed_values(plain, devices, isl).items():
+    for name, allowed in allowed_values(plain, devices, isl, copies).items():
         choices[name] = (
             _choose(name, allowed, fixed[name], wanted.pop(name, None)) if name in wanted else (fixed[name],)
         )

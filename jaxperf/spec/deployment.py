@@ -24,7 +24,7 @@ from ..constants import (
 from ..errors import InputError, nearest
 from ..ops import Scalar
 from .documents.calibration import EFFICIENCY_FIELDS
-from .options import Options, build_options
+from .options import ExpertPlacement, Options, build_expert_placement, build_options
 from .system import Software, build_software
 
 
@@ -111,7 +111,9 @@ class Engine(eqx.Module):
     [s a prompt token], `schedule` [s a request], `detokenise` [s an output token]. `kernels_per_layer` is −1 where the
     operator table counts them. Of the KV cache decode keeps a share `kv_kept` of the tokens (eviction) at a share
     `kv_width` of the width (low rank). `collectives` that its communication library offers, of those that a tier
-    admits. `options` are None where none is in use, which is a program of its own.
+    admits. `options`, `experts` and `two_batch` are None where none is in use, which is a program of its own:
+    `experts` that are not equally popular or have copies, `two_batch` 1 where two halves of a batch take turns, so
+    that one computes while the other communicates.
     """
 
     chunk: Scalar = float("inf")
@@ -134,6 +136,8 @@ class Engine(eqx.Module):
     options: Options | None = None
     kv_kept: Scalar = 1.0
     kv_width: Scalar = 1.0
+    experts: ExpertPlacement | None = None
+    two_batch: Scalar | None = None
 
 
 class Efficiency(eqx.Module):
@@ -305,6 +309,8 @@ def build_engine(document: dict | None = None, chunk: float | None = None) -> En
         placement=build_placement(document),
         collectives=_collectives(document["collectives"]),
         options=build_options(document),
+        experts=build_expert_placement(document),
+        two_batch=1.0 if document["two_batch_overlap"] else None,
         kernels_per_layer=-1.0 if counted else document["kernels_per_layer"],
         kv_kept=document["kv_kept_share"],
         kv_width=document["kv_rank_share"],

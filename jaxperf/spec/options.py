@@ -33,6 +33,16 @@ class Tiles(eqx.Module):
     units: Scalar = 0.0
 
 
+class ExpertPlacement(eqx.Module):
+    """How unequal experts are and what an engine does about it: `skew` s of a Zipf law, weights r^−s by rank of
+    popularity (0: all alike); `redundant` copies of hot experts, in all groups of a stage [experts]; `balanced` 1 where
+    a balancer puts hot experts beside cold ones, 0 where they lie anywhere."""
+
+    skew: Scalar = 0.0
+    redundant: Scalar = 0.0
+    balanced: Scalar = 0.0
+
+
 class Options(eqx.Module):
     """What an engine does otherwise than usual; with every option at 0 the operator table is as it is.
 
@@ -47,6 +57,16 @@ class Options(eqx.Module):
     joined: Scalar = 0.0
     tiles: Tiles = Tiles()
     adapters: Adapters = Adapters()
+
+
+def build_expert_placement(document: dict) -> ExpertPlacement | None:
+    """An `ExpertPlacement` of plain numbers from a validated engine document, None where experts are equally popular
+    and there is one of each."""
+    chosen = document["experts"]
+    if not chosen["skew"] and not chosen["redundant"]:
+        return None
+    balanced = float(chosen["placement"] == "balanced")
+    return ExpertPlacement(float(chosen["skew"]), float(chosen["redundant"]), balanced)
 
 
 def build_options(document: dict) -> Options | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import equinox as eqx
 
-from ..ops import Ops, Scalar
+from ..ops import Ops, Scalar, larger, smaller
 from ..spec.model import LayerGroup
 from .plan import Plan
+from .popularity import expert_slots, imbalance
 from .routing import distinct_ranks
 from .shapes import AttentionShape, Pass
 
@@ -34,7 +35,8 @@ def layer_communication(
     - experts, where tokens are already replicated over the ranks (attention_dp = 1, and cp = 1 or decode): one
       all-reduce over all ranks of the stage, with which the shared experts' sum is fused;
     - experts otherwise: dispatch and combine, the cheaper of all-gather + reduce-scatter of the group's tokens and, if
-      experts are not split (moe_tp = 1), two all-to-alls without duplicates to one rank; shared experts' all-reduce;
+      experts are not split (moe_tp = 1), two all-to-alls without duplicates to one rank, longer by the load of the
+      fullest rank where experts are not equally popular; shared experts' all-reduce;
     - cp: a ring pass of keys and values in prefill, a reduction of partial outputs in decode.
     """
     layout, precision = plan.deployment.parallelism, plan.deployment.precision
@@ -55,7 +57,12 @@ def layer_communication(
     dispatch_width = plan.routed_experts.input_width
     gathered = work.group_tokens * to_experts
     by_gather = links.ranks_gather.time(gathered * dispatch_width) + links.ranks_gather.time(gathered * width)
-    copies = distinct_ranks(feed_forward.experts, feed_forward.experts_per_token, layout.ep)
+    placed = plan.deployment.engine.experts
+    chosen = feed_forward.experts_per_token
+    copies = distinct_ranks(expert_slots(feed_forward.experts, placed), chosen, layout.ep)
+    if placed is not None:  # the fullest rank takes in more than it sends, at most everything
+        uneven = imbalance(work.group_tokens, feed_forward.experts, chosen, layout.ep, plan.score, placed)
+        copies = smaller(copies * uneven, larger(copies, layout.ep))
     # A replica's rows stand on its tp ranks (in decode on its cp ranks, too); each sends its share of them.
     sent = work.rows * to_experts / (layout.tp * (layout.cp if work.decode else 1.0)) * copies
     by_exchange = links.exchange.time(sent * dispatch_width, ops) + links.exchange.time(sent * width, ops)

@@ -16,6 +16,7 @@ from ..spec.system import Memory
 from .adapters import layer_adapter_bytes
 from .placement import Rooms, rooms, stacked
 from .plan import Plan
+from .popularity import expert_slots
 from .shapes import cached_elements, kv_heads_on_rank
 
 _NO_SEQUENCE = 1e-6  # fewer sequences than this are none: keeps the pressure of a full device finite
@@ -165,19 +166,18 @@ def layer_kv_elements(attention: Attention) -> Scalar:
     return a.stored * entry * a.kept_share
 
 
-def layer_weight_bytes(
-    group: LayerGroup, hidden: Scalar, layout: Parallelism, precision: Precision, ops: Ops
-) -> Scalar:
+def layer_weight_bytes(group: LayerGroup, hidden: Scalar, deployment: Deployment, ops: Ops) -> Scalar:
     """Weights of one layer on one device [bytes].
 
     Attention, dense and shared feed-forward /tp; key/value projections at most Hkv ways; MLA's down-projections,
-    router and norms replicated; experts /(ep·moe_tp).
+    router and norms replicated; experts, with what copies there are, /(ep·moe_tp).
     """
+    layout, precision = deployment.parallelism, deployment.precision
     layer = layer_parameters(group, hidden)
     tp = layout.tp
     key_value = layer.key_value * kv_heads_on_rank(group.attention, tp, ops) / ops.at_least(group.attention.kv_heads, 1)
     attention = layer.attention / tp + key_value + layer.replicated
-    experts = group.feed_forward.experts * layer.expert / layout.ranks
+    experts = expert_slots(group.feed_forward.experts, deployment.engine.experts) * layer.expert / layout.ranks
     return (
         attention * precision.attention.bytes
         + layer.feed_forward / tp * precision.feed_forward.bytes
@@ -311,7 +311,7 @@ def device_memory(
     model, deployment = plan.model, plan.deployment
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
     hidden = model.hidden_size
-    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, layout, precision, ops))(stacked)
+    layer = jax.vmap(lambda group: layer_weight_bytes(group, hidden, deployment, ops))(stacked)
     if engine.options is not None:
         layer = layer + jax.vmap(lambda group: layer_adapter_bytes(group, hidden, deployment, ops))(stacked)
     kept = ops.at_least(tokens, engine.contiguous_tokens)

@@ -9,7 +9,7 @@ import equinox as eqx
 from ..ops import Ops, Scalar, choose, larger, smaller
 from ..spec.model import LayerGroup
 from .plan import Arithmetic, Plan
-from .routing import slowest_rank
+from .popularity import fullest_rank
 from .shapes import AttentionShape, Pass
 
 
@@ -132,7 +132,8 @@ def _feed_forward_rows(group: LayerGroup, plan: Plan, work: Pass) -> dict[str, O
     ff, shared, routed = plan.feed_forward, plan.shared_experts, plan.routed_experts
     has_experts = smaller(feed_forward.experts, 1.0)
     chosen, experts = feed_forward.experts_per_token, feed_forward.experts
-    load, active = slowest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score)
+    placed = plan.deployment.engine.experts
+    load, active = fullest_rank(work.group_tokens, experts, chosen, layout.ep, plan.score, placed)
     expert_rows = load / larger(active, 1e-6)
     gates = 1 + feed_forward.gated
     expert_width = feed_forward.expert_width / plan.moe_tp

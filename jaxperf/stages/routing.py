@@ -5,6 +5,7 @@ closed forms that tests hold against those sums."""
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
@@ -17,10 +18,10 @@ def active_experts(tokens: Scalar, experts: Scalar, experts_per_token: Scalar) -
     Zero experts give 0. Source: uniform routing; checked by simulation (163.7 of 256 for 32 tokens, top-8).
     """
     share = experts_per_token / larger(experts, 1.0)
-    return experts * _woken(share, tokens)
+    return experts * woken(share, tokens)
 
 
-def _woken(share: Scalar, tokens: Scalar) -> Scalar:
+def woken(share: Scalar, tokens: Scalar) -> Scalar:
     """1 − (1 − share)^tokens, exact for small shares."""
     return -jnp.expm1(tokens * jnp.log1p(-smaller(share, 0.999999)))
 
@@ -60,46 +61,91 @@ def first_counts(trials: Scalar, chance: Scalar, ranks: Scalar) -> Scalar:
     return total
 
 
+class Spread(eqx.Module):
+    """What unequal experts change: the `variance` over ranks of their mean load and its `third` central moment;
+    `hottest`, the mean load of the fullest rank, and `most`, what no rank's mean exceeds; and the variance `within` a
+    rank as a share of that of equal experts."""
+
+    variance: Scalar
+    third: Scalar
+    hottest: Scalar
+    most: Scalar
+    within: Scalar
+
+
 def slowest_rank_tokens(
-    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar
+    tokens: Scalar,
+    experts: Scalar,
+    experts_per_token: Scalar,
+    ep: Scalar,
+    score: Scalar,
+    spread: Spread | None = None,
 ) -> Scalar:
     """Expected token-expert pairs on the fullest of `ep` ranks [pairs], against the mean T·k/ep.
 
     Reference: Σ_{x≥0} 1 − F_bin(x; T·k, 1/ep)^ep; with one expert a rank Bin(T, k/E), as a token does not pick an
     expert twice. Three moments, and the sum's first terms where it is small: within 2 % of the sum. Clipped to what is
-    possible: at least the mean and one pair, at most T·min(k, E/ep).
+    possible: at least the mean and one pair, at most T·min(k, E/ep). With a `spread` the ranks' means differ, too.
     """
     pairs = tokens * experts_per_token
     mean = pairs / ep
     local = experts / larger(ep, 1.0)
     chance = (1 + (experts_per_token - 1) * clamp(2 - local, 0.0, 1.0) * smaller(experts, 1.0)) / ep
     variance = mean * larger(1 - chance, 0.0)
-    skewness = (1 - 2 * chance) / jnp.sqrt(larger(variance, 1e-6))
-    estimate = expected_maximum(mean, variance, clamp(skewness, 0.0, 1.5), score)
-    few = clamp(3.5 - estimate, 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
+    estimate, own = _of_many(mean, variance, 1 - 2 * chance, (0.0, 1.5), score, spread)
+    few = own * clamp(3.5 - estimate, 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
     estimate = estimate + few * (first_counts(mean / chance, chance, ep) - estimate)
     most = tokens * smaller(experts_per_token, local)
     least = larger(mean, smaller(1.0, pairs))
+    if spread is not None:
+        least = larger(least, spread.hottest)
     return clamp(estimate, least, larger(most, least))
 
 
+def _of_many(
+    mean: Scalar, variance: Scalar, lean: Scalar, skews: tuple[float, float], score: Scalar, spread: Spread | None
+) -> tuple[Scalar, Scalar]:
+    """`expected_maximum` of counts whose skewness is `lean`/σ, clipped to `skews`, with what a `spread` adds; and the
+    share of their variance that is a rank's own."""
+
+    def most_of(mean: Scalar, variance: Scalar, lean: Scalar) -> Scalar:
+        skewness = lean / jnp.sqrt(larger(variance, 1e-6))
+        return expected_maximum(mean, variance, clamp(skewness, *skews), score)
+
+    if spread is None:
+        return most_of(mean, variance, lean), 1.0
+    own = variance * spread.within
+    both = own + spread.variance
+    found = most_of(mean, both, (lean * own + spread.third) / larger(both, 1e-6))
+    most = most_of(spread.most, own, lean)
+    return smaller(found, most), own / larger(variance + spread.variance, 1e-9)
+
+
 def slowest_rank_experts(
-    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar
+    tokens: Scalar,
+    experts: Scalar,
+    experts_per_token: Scalar,
+    ep: Scalar,
+    score: Scalar,
+    awake: Scalar | None = None,
+    spread: Spread | None = None,
 ) -> Scalar:
     """Expected distinct experts that the busiest of `ep` ranks must read [experts].
 
-    Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T. Exact where a rank holds at most 4 experts,
-    three moments else: within 3 % of the sum. Between the mean and E/ep.
+    Reference: Σ_{x≥0} 1 − F_bin(x; E/ep, q)^ep with q = 1 − (1 − k/E)^T, or the share `awake`. Exact where a rank holds
+    at most 4 experts, three moments else: within 3 % of the sum. Between the mean and E/ep. With a `spread` the ranks'
+    means differ, too.
     """
     local = experts / larger(ep, 1.0)
-    share = _woken(experts_per_token / larger(experts, 1.0), tokens)
+    share = woken(experts_per_token / larger(experts, 1.0), tokens) if awake is None else awake
     mean = local * share
     variance = mean * (1 - share)
-    skewness = (1 - 2 * share) / jnp.sqrt(larger(variance, 1e-6))
-    estimate = expected_maximum(mean, variance, clamp(skewness, -1.5, 1.5), score)
-    few = clamp(larger(3 - estimate, 5 - local), 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
+    estimate, own = _of_many(mean, variance, 1 - 2 * share, (-1.5, 1.5), score, spread)
+    few = own * clamp(larger(3 - estimate, 5 - local), 0.0, 1.0) * clamp(ep - 1, 0.0, 1.0)
     estimate = estimate + few * (first_counts(local, share, ep) - estimate)
     least = larger(mean, smaller(smaller(1.0, local), tokens * experts_per_token))
+    if spread is not None:
+        least = larger(least, smaller(spread.hottest, local))
     return clamp(estimate, least, larger(local, least))
 
 

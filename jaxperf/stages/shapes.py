@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose, clamp, larger, smaller
+from ..spec.deployment import Engine
 from ..spec.model import INDEX_SCALE_BYTES, Attention, LayerGroup
 
 
@@ -35,6 +36,25 @@ class Pass(eqx.Module):
     def last_context(self) -> Scalar:
         """Context at the end of the last chunk [tokens]."""
         return self.prior + self.new_tokens * self.chunks
+
+
+def in_turns(work: Pass, engine: Engine, ops: Ops) -> tuple[Pass, Scalar, Scalar]:
+    """A pass as a layer runs it, how often it runs that, and the share of its communication that hides: the pass
+    itself, once, and the engine's ρ, unless two halves of the batch take turns.
+
+    In decode each half has half of the sequences. In prefill each has half of the new tokens, one chunk after another
+    (the pass then counts twice the chunks). One computes while the other communicates, so that ρ = 1; what cannot be
+    halved runs as it is.
+    """
+    if engine.two_batch is None:
+        return work, 1.0, engine.overlap
+    turns = ops.minimum(1 + engine.two_batch, ops.at_least(work.sequences if work.decode else work.new_tokens, 1.0))
+    halved = eqx.tree_at(lambda w: (w.rows, w.group_tokens), work, (work.rows / turns, work.group_tokens / turns))
+    overlap = ops.maximum(engine.overlap, turns - 1)
+    if work.decode:
+        return eqx.tree_at(lambda w: w.sequences, halved, work.sequences / turns), turns, overlap
+    chunks, tokens = work.chunks * turns, work.new_tokens / turns
+    return eqx.tree_at(lambda w: (w.chunks, w.new_tokens), halved, (chunks, tokens)), 1.0, overlap
 
 
 class AttentionShape(eqx.Module):

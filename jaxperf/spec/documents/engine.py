@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ...constants import COLLECTIVE_ALGORITHMS, MEMORY_KINDS
 from ...errors import InputError
-from ..schema import Listing, Number, Section, Text
+from ..schema import Flag, Listing, Number, Section, Text
 from .common import SOURCES
 
 OFFLOADED = ("weights", "kv-cache")
@@ -61,6 +64,26 @@ TILES = Section(
 )
 """Tiles of rows x columns outputs that GEMMs are padded to, in waves over some units (SMs, cores); 0: no padding."""
 
+EXPERTS = Section(
+    {
+        "skew": Number(low=0, high=4, default=0.0),
+        "redundant": Number(low=0, high=65536, default=0, integer=True, unit="experts"),
+        "placement": Text(("anywhere", "balanced"), default="anywhere"),
+    },
+    default={"skew": 0.0, "redundant": 0, "placement": "anywhere"},
+)
+"""Routing and placement of experts: weights r^-skew by rank of popularity, copies of hot experts in all groups of a
+stage, and whether a balancer puts hot experts beside cold ones."""
+
+
+def redundant_experts(engine: Mapping[str, Any] | None, settings: Mapping[str, Any] | None = None) -> int:
+    """Copies of experts that an engine's document and what replaces parts of it ask for [experts]."""
+    for given in (settings, engine):
+        if given is not None and "experts" in given:
+            return given["experts"].get("redundant", 0)
+    return 0
+
+
 _KEPT = Number(low=0, high=1, above=True, default=1.0)
 
 ENGINE = Section(
@@ -90,6 +113,8 @@ ENGINE = Section(
         "fusion": Text(("none", "usual", "full"), default="usual"),
         "tiles": TILES,
         "lora": LORA,
+        "experts": EXPERTS,
+        "two_batch_overlap": Flag(default=False),
         "kv_kept_share": _KEPT,
         "kv_rank_share": _KEPT,
         "note": Text(default=None, optional=True),
