@@ -39,15 +39,20 @@ def parse_positive(text: str) -> float:
     return value
 
 
-def parse_share(text: str) -> float:
-    """A share from 0 to 1, as in `0.8`. **Raises** `ValueError` that says why not."""
+def parse_between(text: str, low: float, high: float) -> float:
+    """A number from `low` to `high`. **Raises** `ValueError` that says why not."""
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no number; expected one from 0 to 1") from None
-    if not 0 <= value <= 1:
-        raise ValueError(f"{text} is out of range; expected a number from 0 to 1")
+        raise ValueError(f"'{text}' is no number; expected one from {low:g} to {high:g}") from None
+    if not low <= value <= high:
+        raise ValueError(f"{text} is out of range; expected a number from {low:g} to {high:g}")
     return value
+
+
+def parse_share(text: str) -> float:
+    """A share from 0 to 1, as in `0.8`. **Raises** `ValueError` that says why not."""
+    return parse_between(text, 0, 1)
 
 
 def parse_prefix_hit(text: str) -> int | float:
@@ -92,6 +97,11 @@ def option_type(parse: Callable[..., Any], **limits: Any) -> Callable[[str], Any
 def whole(low: int = 1, high: int = MOST_TOKENS) -> Callable[[str], int]:
     """An argparse `type`: a whole number from `low` to `high`."""
     return option_type(parse_whole, low=low, high=high)
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """An argparse `type`: a number from `low` to `high`."""
+    return option_type(parse_between, low=low, high=high)
 
 
 positive = option_type(parse_positive)
