@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..constants import GIGA, MICRO
@@ -58,14 +58,14 @@ def _tier(system: Spec, index: int) -> Tier:
 
 
 def pool_link(
-    systems: tuple[Spec, Spec], devices: tuple[int, int], bandwidth: float | None
-) -> tuple[float, float, str]:
-    """Bandwidth between a pair of devices [bytes/s], latency [s], and where they are from.
+    systems: tuple[Spec, Spec], devices: tuple[int, int], bandwidth: float | None, latency: float | None
+) -> Way:
+    """The link between two pools: as given [GB/s between a pair of devices, us], else as their fabrics have it.
 
     Not given, a pair sends at the rate of the slower of the two outermost tiers, over all ports of a device; within one
     system it reaches the devices of both pools, otherwise it must leave both nodes.
 
-    **Arguments:** the two systems, the `devices` of each pool, and what was given [GB/s].
+    **Arguments:** the two systems, the `devices` of each pool, and what was given.
 
     **Raises** `InputError` where the specs state no such tier.
     """
@@ -78,16 +78,27 @@ def pool_link(
         for system, tier in zip(systems, outermost, strict=True)
     ]
     tiers = [_tier(system, -1) for system in systems]
+    rates = [tier.device_bandwidth for tier in tiers]
+    slower = rates.index(min(rates))
+    stated = max(tier.alpha for tier in tiers) if all(leaves) else None
     if bandwidth is not None:
-        return bandwidth * GIGA, max(tier.alpha for tier in tiers) if all(leaves) else 0.0, "given"
+        return _given(bandwidth, latency, stated)
     if not all(leaves):
         lacking = systems[leaves.index(False)].name
         what = f"the {sum(devices)} devices of both pools" if alike else "it with another system"
         raise InputError(f"no tier of {lacking}'s fabric joins {what}; give --link-GBps, one way between two devices")
-    rates = [tier.device_bandwidth for tier in tiers]
-    slower = rates.index(min(rates))
     origin = f"assumed: {outermost[slower]['name']} of {systems[slower].name}"
-    return rates[slower], max(tier.alpha for tier in tiers), origin
+    found = Way(rates[slower], stated or 0.0, origin)
+    return found if latency is None else replace(found, latency=latency * MICRO, origin=f"{origin}; latency given")
+
+
+def _given(bandwidth: float, latency: float | None, stated: float | None) -> Way:
+    """A way of a given rate [GB/s], of a given latency [us], else of the one that a spec states [s], else of none."""
+    if latency is not None:
+        return Way(bandwidth * GIGA, latency * MICRO, "given")
+    if stated is None:
+        return Way(bandwidth * GIGA, 0.0, "rate given, no latency stated")
+    return Way(bandwidth * GIGA, stated, "rate given, latency as in the spec")
 
 
 def host_bus(gpu: Spec, bandwidth: float | None, latency: float | None) -> Way:
@@ -98,11 +109,13 @@ def host_bus(gpu: Spec, bandwidth: float | None, latency: float | None) -> Way:
     hosts = [tier for tier in gpu.document["device"]["memory"].values() if tier["kind"] == "host"]
     slots = [index for index, tier in enumerate(gpu.document["fabric"]) if _within_host(tier)]
     slot = _tier(gpu, slots[0]) if slots else None
-    alpha = (0.0 if slot is None else slot.alpha) if latency is None else latency * MICRO
+    stated = None if slot is None else slot.alpha
     if bandwidth is not None:
-        return Way(bandwidth * GIGA, alpha, "given")
+        return _given(bandwidth, latency, stated)
+    alpha = (stated or 0.0) if latency is None else latency * MICRO
     if hosts:
-        return Way(hosts[0]["bandwidth_GBps"] * GIGA, alpha, f"link of {gpu.name} to host memory")
+        silent = ", no latency stated" if latency is None and stated is None else ""
+        return Way(hosts[0]["bandwidth_GBps"] * GIGA, alpha, f"link of {gpu.name} to host memory{silent}")
     if slot is not None:
         return Way(slot.device_bandwidth, alpha, f"{gpu.document['fabric'][slots[0]]['name']} of {gpu.name}")
     raise InputError(f"{gpu.name} states no link to a host in its spec; give --bus-GBps, one way")

@@ -145,20 +145,17 @@ def _link(
     arguments: argparse.Namespace, prefill: Configuration, decode: Configuration, instances: tuple[int, int]
 ) -> Way:
     pools = prefill.devices * instances[0], decode.devices * instances[1]
-    bandwidth, latency, origin = pool_link((prefill.system, decode.system), pools, arguments.link_GBps)
+    systems = prefill.system, decode.system
+    found = pool_link(systems, pools, arguments.link_GBps, arguments.link_latency_us)
     most = min(side.layout["tp"] * side.layout["cp"] * side.layout["pp"] for side in (prefill, decode))
     if (arguments.link_streams or 1) > most:
         raise InputError(
             f"--link-streams: {arguments.link_streams} is more than the {most} devices that hold a prompt's KV cache "
             f"on the smaller side (tp x cp x pp); choose 1 to {most}"
         )
-    way = Way(
-        bandwidth,
-        latency,
-        origin,
+    return replace(
+        found,
         streams=arguments.link_streams or most,
         request=(arguments.link_request_us or 0) * MICRO,
         overlap=arguments.link_overlap or 0.0,
     )
-    given = arguments.link_latency_us
-    return way if given is None else replace(way, latency=given * MICRO)

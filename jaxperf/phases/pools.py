@@ -55,7 +55,7 @@ def pools(
 ) -> Pools:
     """Two pools from what an instance of each does alone.
 
-    An attention replica sends or receives one prompt at a time: the link has as many lanes as the smaller side replicas.
+    An attention replica sends or receives one prompt at a time: the link has a lane for each of the smaller side's.
 
     **Arguments:** `Metrics` at `filling(workload)` and `decoding(workload)` of an instance of each; the prefill pool's
     system, deployment and number of `instances` before the decode pool's.
