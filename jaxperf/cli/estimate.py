@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from .breakdown_rows import PARTS, device_facts, numbers, phase_rows
 from .common import Configuration, add_configuration, build, print_json, read_configuration
 from .engine_options import add_engine_options
+from .pair import add_pair, check_pair
 from .prefix import add_prefix, describe_prefix
+from .remarks import approximations, explain, remarks
 from .speculation import (
     Drafting,
     add_speculation,
@@ -18,6 +20,7 @@ from .speculation import (
     read_drafting,
     too_long_for_draft,
 )
+from .split import add_split, check_split
 
 if TYPE_CHECKING:
     from ..phases.breakdown import Columns
@@ -39,11 +42,13 @@ CLOSED_FORM = (
 
 def configure(parser: Parser) -> None:
     """Add the options of the verb."""
-    parser.quoted = ("--compare",)
+    parser.quoted = ("--compare", "--decode")
     add_configuration(parser)
     add_engine_options(parser)
     add_speculation(parser)
     add_prefix(parser)
+    add_pair(parser)
+    add_split(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--breakdown", action="store_true", help="time, work and bound of every operator")
     output.add_argument("--closed-form", action="store_true", help="the first-look closed forms in place of the model")
@@ -57,6 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     **Raises** `InputError` for a name, a layout or a number that is wrong.
     """
+    check_pair(arguments)
+    check_split(arguments)
+    if arguments.decode is not None:
+        from .pair_result import run_pair
+
+        return run_pair(arguments)
+    if arguments.gpu_layers is not None:
+        from .split_result import run_split
+
+        return run_split(arguments)
     if arguments.compare:
         from .estimate_compare import run_comparison
 
@@ -190,47 +205,6 @@ def describe_drafting(configuration: Configuration, drafting: Drafting, rows: bo
         document["reason"] = too_long
     document["approximations"] += draft_remarks(configuration, drafting)
     return document | {"speculative": numbers(describe_round(configuration, drafting, found))}
-
-
-def explain(configuration: Configuration, metrics: Metrics) -> str:
-    """Why a configuration is infeasible, and what would fit."""
-    from ..phases.end_to_end import REASONS
-
-    reason, memory = REASONS[int(metrics.reason)], metrics.memory
-    if reason == "out of memory":
-        text = f"{reason}: {memory.total / 1e9:.1f} GB a device, of which {memory.usable / 1e9:.1f} GB may be filled"
-        if metrics.max_batch >= 1:
-            return f"{text}; beside these activations a batch of {int(metrics.max_batch)} fits"
-        return f"{text}; not one sequence fits: use more devices, narrower formats or shorter sequences"
-    if reason == "longer than the model's context":
-        limit = configuration.model.document["max_context_tokens"]
-        tokens = configuration.isl + configuration.osl
-        return f"{reason}: isl + osl is {tokens} tokens, {configuration.model.name} reads at most {limit}"
-    for name, target, found in (
-        ("TTFT", configuration.slo_ttft, metrics.ttft),
-        ("TPOT", configuration.slo_tpot, metrics.tpot),
-    ):
-        if reason.startswith(name) and target is not None:
-            return f"{reason}: {found * 1e3:.4g} ms, wanted at most {target * 1e3:.4g} ms"
-    return reason
-
-
-def approximations(configuration: Configuration) -> list[str]:
-    """What of the model or the system is priced only roughly today, a sentence each."""
-    texts = []
-    for spec in (configuration.model, configuration.system):
-        if not spec.document["exact_today"]:
-            texts.append(f"{spec.name}: {spec.document['approximation'] or 'priced by a first approximation today.'}")
-    return texts
-
-
-def remarks(metrics: Metrics) -> list[str]:
-    """What of this very configuration is priced roughly, a sentence each."""
-    if metrics.aligned > 0:
-        return []
-    return [
-        "a parallel group does not fill whole dimensions of the torus or mesh: its collectives are priced as one ring"
-    ]
 
 
 def closed_form(configuration: Configuration) -> dict:

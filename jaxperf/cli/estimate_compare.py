@@ -94,6 +94,21 @@ def other_side(base: argparse.Namespace, options: str) -> Side:
 
 def replaced(base: argparse.Namespace, options: str) -> argparse.Namespace:
     """The arguments of `base` with those that `options` give in their place."""
+    found = given(options)
+    for name in OUTPUT:
+        if name in found:
+            raise InputError(f"--{name.replace('_', '-')} is for both sides; give it outside")
+    for name in ("decode", "gpu_layers"):
+        if name in found:
+            raise InputError(f"--{name.replace('_', '-')} cannot be compared; estimate it by itself")
+    return merged(base, found)
+
+
+def given(options: str) -> dict[str, Any]:
+    """What quoted `options` of `estimate` give, by name: `--weights int4 --tp 4`, or `weights=int4 tp=4`.
+
+    **Raises** `InputError` for an option or a value that is wrong, and where there is none.
+    """
     try:
         words = shlex.split(options.replace(",", " ") if "=" in options else options)
     except ValueError as error:
@@ -104,12 +119,13 @@ def replaced(base: argparse.Namespace, options: str) -> argparse.Namespace:
     verb.configure(parser)
     for action in parser._actions:
         action.required, action.default = False, argparse.SUPPRESS
-    given = vars(parser.parse_args([f"--{word}" if word[0] != "-" and "=" in word else word for word in words]))
-    for name in OUTPUT:
-        if name in given:
-            raise InputError(f"--{name.replace('_', '-')} is for both sides; give it outside")
-    cleared = {name: None for option in given for name in EXCLUDES.get(option, ())}
-    return argparse.Namespace(**{**vars(base), **cleared, **given})
+    return vars(parser.parse_args([f"--{word}" if word[0] != "-" and "=" in word else word for word in words]))
+
+
+def merged(base: argparse.Namespace, found: dict[str, Any]) -> argparse.Namespace:
+    """The arguments of `base` with what was `found` in place of the same options and of those that they exclude."""
+    cleared = {name: None for option in found for name in EXCLUDES.get(option, ())}
+    return argparse.Namespace(**{**vars(base), **cleared, **found})
 
 
 def ratio(base: Any, other: Any) -> float | None:

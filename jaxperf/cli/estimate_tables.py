@@ -110,10 +110,16 @@ def summary(configuration: Configuration) -> list[str]:
 
 def headline(out: Console, configuration: Configuration) -> None:
     """What is priced, and how well its factors are known."""
-    from rich.markup import escape
-
     for line in summary(configuration):
         out.print(line)
+    factor_errors(out, configuration)
+    out.print()
+
+
+def factor_errors(out: Console, configuration: Configuration) -> None:
+    """How well the factors of a configuration are known, where their calibration says so."""
+    from rich.markup import escape
+
     errors = {
         name: values["mape"]
         for name, values in configuration.report.items()
@@ -125,7 +131,6 @@ def headline(out: Console, configuration: Configuration) -> None:
             for name, error in errors.items()
         )
         out.print(f"held-out error of its factors: {escape(said)}", style="dim")
-    out.print()
 
 
 def _tokens(value: float | None) -> str:

@@ -44,9 +44,9 @@ def parse_between(text: str, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no number; expected one from {low} to {high}") from None
+        raise ValueError(f"'{text}' is no number; expected one from {low:g} to {high:g}") from None
     if not low <= value <= high:
-        raise ValueError(f"{text} is out of range; expected a number from {low} to {high}")
+        raise ValueError(f"{text} is out of range; expected a number from {low:g} to {high:g}")
     return value
 
 
@@ -97,6 +97,11 @@ def option_type(parse: Callable[..., Any], **limits: Any) -> Callable[[str], Any
 def whole(low: int = 1, high: int = MOST_TOKENS) -> Callable[[str], int]:
     """An argparse `type`: a whole number from `low` to `high`."""
     return option_type(parse_whole, low=low, high=high)
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """An argparse `type`: a number from `low` to `high`."""
+    return option_type(parse_between, low=low, high=high)
 
 
 positive = option_type(parse_positive)

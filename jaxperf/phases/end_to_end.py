@@ -249,3 +249,11 @@ def _first(*checks: Scalar) -> Scalar:
     for index in range(len(checks), 0, -1):
         number = choose(checks[index - 1], float(index), number)
     return number
+
+
+def first_reason(checks: dict[str, Scalar]) -> Scalar:
+    """The code in `REASONS` of the first check that is true, by the reason that it stands for; 0 when none is."""
+    code = 0.0
+    for name, wrong in reversed(checks.items()):
+        code = choose(wrong, float(REASONS.index(name)), code)
+    return code

@@ -94,20 +94,30 @@ def handoff(
 
     A work request moves one block of one layer: n_wr = Σ_layers ⌈min(isl, w)/block⌉/(devices of the replica that send),
     for they send at once. Where the two sides split or hold the cache differently, it is repacked on the decode side:
-    read as it came and written as it is kept, in main memory.
+    read as it came and written as it is kept, in main memory. What a side holds counts its eviction and its rank.
     """
-    size = kv_cache_bytes(model, prefill, workload.isl, ops)
+    size, written = (_held(model, side, workload.isl, ops) for side in (prefill, decode))
     heads = _widest_heads(model)
-    block = prefill.engine.block_tokens
-    blocks = sum(g.count * ops.ceil_divide(ops.minimum(workload.isl, g.attention.window), block) for g in model.groups)
+    engine = prefill.engine
+    tokens = engine.kv_kept * workload.isl
+    blocks = sum(
+        g.count * ops.ceil_divide(ops.minimum(tokens, g.attention.window), engine.block_tokens) for g in model.groups
+    )
     requests = blocks / larger(replica_devices(prefill.parallelism), 1.0)
     apart = 1 - same_layout(prefill.parallelism, decode.parallelism, heads, ops)
-    width = decode.precision.kv_cache / prefill.precision.kv_cache
-    converted = choose(jnp.abs(width - 1) > 1e-6, 1.0, apart)
+    converted = choose(jnp.abs(written - size) > 1e-6 * size, 1.0, apart)
     share, devices = decode.efficiency.elementwise_memory, replica_devices(decode.parallelism)
-    repack = converted * repack_time(size, width * size, devices, target, share)
+    repack = converted * repack_time(size, written, devices, target, share)
     time = handoff_time(size, requests, repack, prefill_time, link, ops)
     return Handoff(time, size / (link.bandwidth * link.streams), repack, size, requests)
+
+
+def _held(model: Model, deployment: Deployment, tokens: Scalar, ops: Ops) -> Scalar:
+    """The cache of a prompt of some `tokens` as a side holds it: the share of them that it keeps, at its width
+    [bytes]."""
+    engine = deployment.engine
+    narrow = eqx.tree_at(lambda d: d.precision.kv_cache, deployment, deployment.precision.kv_cache * engine.kv_width)
+    return kv_cache_bytes(model, narrow, engine.kv_kept * tokens, ops)
 
 
 def _widest_heads(model: Model) -> Scalar:
@@ -121,8 +131,9 @@ def _widest_heads(model: Model) -> Scalar:
 
 class Disaggregated(eqx.Module):
     """A prefill pool and a decode pool of some instances each. `ttft`, `tpot`, `e2e` [s] of a request; requests/s that
-    both pools carry (the smaller rate), output tokens per second in all and per device, `devices` of both, and `ratio`,
-    instances of the prefill pool for one of the decode pool at which both are equally busy."""
+    both pools and the link carry (the smallest rate), output tokens per second in all and per device, `devices` of
+    both, `ratio`, instances of the prefill pool for one of the decode pool at which both are equally busy, and the
+    shares of the time in which each pool and the link are busy at that rate: one of them is 1."""
 
     ttft: Scalar
     tpot: Scalar
@@ -132,6 +143,9 @@ class Disaggregated(eqx.Module):
     output_tokens_per_s_per_device: Scalar
     devices: Scalar
     ratio: Scalar
+    prefill_busy: Scalar
+    decode_busy: Scalar
+    link_busy: Scalar
 
 
 def disaggregated(
@@ -143,27 +157,35 @@ def disaggregated(
     decode_devices: Scalar,
     prefill_instances: Scalar = 1.0,
     decode_instances: Scalar = 1.0,
+    lanes: Scalar | None = None,
 ) -> Disaggregated:
     """Two pools, each with its own layout, precision and hardware, rate-matched.
 
     **Arguments:** `Metrics` of an instance of each pool (the prefill pool's at its prompts per pass, the decode pool's
-    at its batch), the `Handoff` between them, devices of an instance, and how many instances there are.
+    at its batch), the `Handoff` between them, devices of an instance, and how many instances there are;
+    `lanes`, prompts that the link carries at once, each at the handoff's speed (None: as many as there are).
 
-    A prefill instance carries prompts/t_prefill requests a second, a decode instance B/((osl − 1)·TPOT).
+    A prefill instance carries prompts/t_prefill requests a second, a decode instance B/((osl − 1)·TPOT). After the
+    first token a request takes what it takes on the decode instance alone, detokenising included.
     """
     prefill_rate = workload.prefill_batch / prefill.prefill.time
     decode_rate = workload.batch / (larger(workload.osl - 1, 1.0) * decode.tpot)
     requests = EXACT.minimum(prefill_instances * prefill_rate, decode_instances * decode_rate)
+    if lanes is not None:
+        requests = EXACT.minimum(requests, lanes / moved.transfer)
     ttft = prefill.ttft + moved.time
     devices = prefill_instances * prefill_devices + decode_instances * decode_devices
     tokens = requests * workload.osl
     return Disaggregated(
         ttft=ttft,
         tpot=decode.tpot,
-        e2e=ttft + (workload.osl - 1) * decode.tpot,
+        e2e=ttft + decode.e2e - decode.ttft,
         requests_per_s=requests,
         output_tokens_per_s=tokens,
         output_tokens_per_s_per_device=tokens / devices,
         devices=devices,
         ratio=decode_rate / prefill_rate,
+        prefill_busy=requests / (prefill_instances * prefill_rate),
+        decode_busy=requests / (decode_instances * decode_rate),
+        link_busy=0.0 * requests if lanes is None else requests * moved.transfer / lanes,
     )

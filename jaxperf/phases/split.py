@@ -18,6 +18,7 @@ from ..stages.operators import embedding_table, head_table
 from ..stages.plan import Plan, make_plan
 from ..stages.shapes import Pass, layers_below
 from .decode import decode_pass
+from .end_to_end import first_reason
 from .layers import layer_cost
 from .prefill import prefill_passes
 
@@ -29,17 +30,38 @@ class Bus(eqx.Module):
     bandwidth: Scalar
 
 
+class Spent(eqx.Module):
+    """Where the time of a phase goes, one after the other [s]: layers on the `gpu`, layers on the `cpu`, hops over the
+    `bus`, and the `runtime` (kernel launches, tokenising, scheduling)."""
+
+    gpu: Scalar
+    cpu: Scalar
+    bus: Scalar
+    runtime: Scalar
+
+    @property
+    def time(self) -> Scalar:
+        """All of it [s]."""
+        return self.gpu + self.cpu + self.bus + self.runtime
+
+
 class Split(eqx.Module):
-    """What a split does: `ttft`, `tpot`, `e2e` [s], tokens/s of a user; bytes on the GPU and on the host (weights, KV
-    cache, activations, reserve), and whether both fit."""
+    """What a split does: `ttft`, `tpot`, `e2e` [s], tokens/s of a user; what `prefill` and a `decode` step spend where;
+    bytes on the GPU and on the host (weights, KV cache, activations, reserve) and those that may be filled there;
+    feasibility and its code in `REASONS`."""
 
     ttft: Scalar
     tpot: Scalar
     e2e: Scalar
     output_tokens_per_s_per_user: Scalar
+    prefill: Spent
+    decode: Spent
     gpu_bytes: Scalar
     cpu_bytes: Scalar
+    gpu_usable: Scalar
+    cpu_usable: Scalar
     feasible: Scalar
+    reason: Scalar
 
 
 class _Side(eqx.Module):
@@ -78,34 +100,55 @@ def layer_split(
         _Side(make_plan(model, stacked, cpu, cpu_deployment, ops), on_cpu, 1.0 + 0.0 * whole, 1 - whole),
     )
 
-    def through(work: Pass) -> Scalar:
+    def spent(work: Pass, tokens: Scalar) -> Spent:
         crossing = bus.alpha + work.rows * model.hidden_size * gpu_deployment.precision.activations / bus.bandwidth
+        on_gpu, on_cpu = (_time(side, work, stacked, ops) for side in sides)
+        runtime = [host_time(side.plan, work.chunks, work.sequences, tokens) for side in sides]
         hops = some * (2 - whole) * crossing * work.chunks
-        return hops + sum(_time(side, work, stacked, ops) for side in sides)
+        return Spent(on_gpu, on_cpu, hops, some * runtime[0] + (1 - some) * runtime[1])
 
-    def with_host(work: Pass, tokens: Scalar) -> Scalar:
-        spent = [host_time(side.plan, work.chunks, work.sequences, tokens) for side in sides]
-        return through(work) + some * spent[0] + (1 - some) * spent[1]
+    def heads(work: Pass) -> Spent:
+        on_gpu, on_cpu = (_head_time(side, work, ops) for side in sides)
+        return Spent(on_gpu, on_cpu, 0.0, 0.0)
 
-    chunk, prompts = cpu_deployment.engine.chunk, workload.prefill_batch
-    full, rest = prefill_passes(workload.isl, chunk, prompts, cpu_deployment, ops, workload.prefix_hit)
+    engine, prompts = cpu_deployment.engine, workload.prefill_batch
+    full, rest = prefill_passes(workload.isl, engine.chunk, prompts, cpu_deployment, ops, workload.prefix_hit)
     step, _ = decode_pass(gpu_deployment, workload, ops)
-    ttft = sum(with_host(p, p.chunks * p.sequences * p.new_tokens) for p in (full, rest))
+    frontend = Spent(0.0, 0.0, 0.0, engine.tokenise * workload.isl + engine.schedule)
     once = eqx.tree_at(lambda p: p.chunks, full, 1.0)
-    ttft = ttft + sum(_head_time(side, once, ops) for side in sides)
-    tpot = with_host(step, step.rows) + sum(_head_time(side, step, ops) for side in sides)
+    passes = [spent(p, p.chunks * p.sequences * p.new_tokens) for p in (full, rest)]
+    prefill = _together(*passes, heads(once), frontend)
+    decode = _together(spent(step, step.rows), heads(step))
+    ttft, tpot = prefill.time, decode.time
     held = [_bytes(side, stacked, workload, step, full, ops) for side in sides]
     rooms = [side.plan.deployment.engine.memory_utilisation * side.plan.system.device.memory.capacity for side in sides]
-    fits = [choose(mine <= room, 1.0, 0.0) for mine, room in zip(held, rooms, strict=True)]
+    reason = first_reason(
+        {
+            "longer than the model's context": workload.isl + workload.osl > model.max_context,
+            "out of memory": (held[0] > rooms[0]) | (held[1] > rooms[1]),
+            "TTFT above its target": ttft > workload.slo.ttft,
+            "TPOT above its target": tpot > workload.slo.tpot,
+        }
+    )
     return Split(
         ttft=ttft,
         tpot=tpot,
-        e2e=ttft + (workload.osl - 1) * tpot,
+        e2e=ttft + (workload.osl - 1) * tpot + workload.osl * engine.detokenise,
         output_tokens_per_s_per_user=1 / tpot,
+        prefill=prefill,
+        decode=decode,
         gpu_bytes=held[0],
         cpu_bytes=held[1],
-        feasible=fits[0] * fits[1],
+        gpu_usable=rooms[0],
+        cpu_usable=rooms[1],
+        feasible=choose(reason == 0, 1.0, 0.0),
+        reason=reason,
     )
+
+
+def _together(*parts: Spent) -> Spent:
+    """The sum of several, part by part."""
+    return jax.tree.map(lambda *times: sum(times), *parts)
 
 
 def _time(side: _Side, work: Pass, stacked: LayerGroup, ops: Ops) -> Scalar:

@@ -61,11 +61,13 @@ DEVICE = Section(
             most=MEMORY_SLOTS,
         ),
         "main_memory": Text(),
+        "chip": Text(default=None, optional=True),
         "tdp_W": Number(low=0, high=1e6, default=None, optional=True, above=True, unit="W"),
         "price_per_hour_USD": Number(low=0, high=1e6, default=None, optional=True, unit="USD per device-hour"),
     },
     rules=(_peaks_rule,),
 )
+"""One device. `chip`: the chip that it is a unit of, where several units (CPU, GPU, NPU) share that chip's memory."""
 
 TIER = Section(
     {
