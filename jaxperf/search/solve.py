@@ -70,15 +70,15 @@ def descend(case: Case, start: np.ndarray, low: np.ndarray, high: np.ndarray, st
     **Returns:** end points [restarts, SIZE].
     """
     optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
-    points, low, high = (jnp.asarray(array, float) for array in (start, low, high))
-    directions = jnp.asarray(_directions(np.any(np.asarray(low < high), axis=0)), float)
+    points, lowest, highest = (jnp.asarray(array, float) for array in (start, low, high))
+    directions = jnp.asarray(_directions(np.any(low < high, axis=0)), float)
 
     @jax.jit
     def move(points: Scalar, state: Any, slopes: Scalar) -> tuple[Scalar, Any]:
         gradient = jnp.nan_to_num(slopes @ directions, posinf=0.0, neginf=0.0)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
             updates, state = optimiser.update(gradient, state, points)
-        return optax.projections.projection_box(optax.apply_updates(points, updates), low, high), state
+        return optax.projections.projection_box(optax.apply_updates(points, updates), lowest, highest), state
 
     state = optimiser.init(points)
     for progress in np.linspace(0.0, 1.0, steps):
