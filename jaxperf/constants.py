@@ -49,7 +49,8 @@ COLLECTIVE_ALGORITHMS: Final = (
     "hardware-exchange",
 )
 """Collective algorithms that a tier of switched links may admit. `direct`: one-shot and two-shot all-reduce and
-exchanges in which everyone addresses everyone at once. Ring and pairwise exchange are always possible."""
+exchanges in which everyone addresses everyone at once; `hardware-exchange`: exchanges alone, that a switch or the
+network cards do (one-sided writes to everyone, posted at once). Ring and pairwise exchange are always possible."""
 
 AXES: Final = ("tp", "cp", "ep", "pp")
 """Parallel axes that a tier of a fabric may serve."""

@@ -30,13 +30,15 @@ class Layer:
 @dataclass(frozen=True)
 class Link:
     """A tier of switched links: devices reached, bandwidth one way [bytes/s], latency of a message [s], and what it
-    admits beside the ring. NVLink switches add up while each rank moves (G + 1)/G of the vector (`multicast`)."""
+    admits beside the ring (`posted`: network cards send to everyone at once). NVLink switches add up while each rank
+    moves (G + 1)/G of the vector (`multicast`)."""
 
     reach: int
     bandwidth: float
     alpha: float
     double_tree: bool = True
     direct: bool = False
+    posted: bool = False
     multicast: bool = False
 
 
@@ -57,7 +59,7 @@ class Case:
     bandwidth: float = 3.35e12
     tiers: tuple[Link, ...] = (
         Link(8, 450e9, 0.6e-6, direct=True, multicast=True),
-        Link(2048, 50e9, 2.8e-6),
+        Link(2048, 50e9, 2.8e-6, posted=True),
     )
     tp: int = 1
     pp: int = 1
@@ -143,11 +145,11 @@ def all_reduce(case: Case, size: float, ranks: int, stride: int) -> float:
 
 def exchange(case: Case, size: float, ranks: int) -> float:
     """All-to-all over neighbouring ranks: every destination at the tier that it crosses; where everyone reaches
-    everyone, the messages of a tier start at once. Seconds."""
+    everyone or the network cards send, the messages of a tier start at once. Seconds."""
     time = 0.0
     for link, here, below in levels(case, ranks, 1):
         beyond = (here - 1) * below
-        starts = min(beyond, 1) if link.direct else beyond
+        starts = min(beyond, 1) if link.direct or link.posted else beyond
         time += starts * link.alpha + beyond * size / ranks / link.bandwidth
     return time
 
