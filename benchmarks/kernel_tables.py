@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 SYSTEMS = {
     "a100_sxm": "a100-80gb-8",
     "h100_sxm": "h100-sxm-8",
@@ -20,8 +22,16 @@ SYSTEMS = {
 }
 """Their names of systems and ours. All-reduces of PCIe systems (L40S) are left out: a node's topology decides them."""
 
-CLASSES = ("gemm bf16", "gemm fp8", "attention prefill", "attention decode", "all-reduce")
-GEMM, PREFILL, DECODE, ALL_REDUCE = range(4)
+LATENT = "latent decode"
+SCORED_ONLY = (f"{LATENT} fp8 cache", f"{LATENT} A100")
+"""Classes that are compared, never fitted. Over an fp8 cache B200's kernels multiply in fp8, up to 1.3 of the bf16 peak
+that jaxperf grants a core. A100's reach 0.1 (vLLM, Triton) and 0.28 (TensorRT-LLM) of it with 64 heads and more, and a
+quarter of the bandwidth with fewer; Hopper and Blackwell, whose engines have kernels for MLA, agree on 0.6."""
+
+CLASSES = ("gemm bf16", "gemm fp8", "attention prefill", "attention decode", LATENT, "all-reduce", *SCORED_ONLY)
+GEMM, PREFILL, DECODE, ALL_REDUCE, LATENT_DECODE = range(5)
+KV_RANK, ROPE = 512, 64
+"""DeepSeek-V3's latent and rotary elements of a cached token (arXiv:2412.19437): what the MLA tables measured."""
 
 
 class Kernel(NamedTuple):
@@ -53,6 +63,8 @@ def read_kernels(folder: Path, rows: int) -> list[Kernel]:
             found += _spread(_prefills(path, SYSTEMS[system]), rows, work)
         elif op == "attn_decode":
             found += _spread(_decodes(path, SYSTEMS[system]), rows, _cache_bytes)
+        elif op == "mla_decode":
+            found += _spread(_latent_decodes(path, SYSTEMS[system]), rows, lambda k: k.sizes[0] * k.sizes[1])
     return found + _spread(_all_reduces(folder), rows, lambda k: k.sizes[0])
 
 
@@ -119,6 +131,19 @@ def _decodes(path: Path, system: str) -> Iterator[Kernel]:
             yield kernel
 
 
+def _latent_decodes(path: Path, system: str) -> Iterator[Kernel]:
+    """Sequences, context, query heads on the rank, score size, value size of absorbed MLA."""
+    for row in _table(path):
+        context = float(row["past_kv"]) + float(row["seq"])
+        if context < 64:
+            continue
+        sizes = (float(row["batch"]), context, float(row["heads"]), float(KV_RANK + ROPE), float(KV_RANK))
+        width = _CACHE_WIDTH[row["kv_dtype"]]
+        name = LATENT if width == 2 else SCORED_ONLY[0]
+        name = SCORED_ONLY[1] if system == "a100-80gb-8" else name
+        yield Kernel(system, name, LATENT_DECODE, sizes, width, float(row["latency_us"]) * 1e-6)
+
+
 def _all_reduces(folder: Path) -> Iterator[Kernel]:
     """Sizes: elements (of 2 bytes), ranks. The fastest implementation that runs in a graph, at each size, as engines
     choose: NCCL for long messages, their own kernels for short ones."""
@@ -134,3 +159,15 @@ def _all_reduces(folder: Path) -> Iterator[Kernel]:
     for (system, elements, ranks), seconds in sorted(best.items()):
         if elements >= 1024:
             yield Kernel(system, "all-reduce", ALL_REDUCE, (elements, ranks, 0.0, 0.0, 0.0), 2.0, seconds)
+
+
+def percent(kernels: list[Kernel], times: np.ndarray, chosen_from: list[bool]) -> dict[str, dict[str, float]]:
+    """Mean and median absolute percentage error by class of kernel."""
+    found = {}
+    for name in CLASSES:
+        chosen = [i for i, k in enumerate(kernels) if k.name == name and chosen_from[i]]
+        if chosen:
+            off = np.abs([100 * (times[i] / kernels[i].seconds - 1) for i in chosen])
+            mean, median = round(float(off.mean()), 1), round(float(np.median(off)), 1)
+            found[name] = {"rows": len(chosen), "mape": mean, "median_ape": median}
+    return found

@@ -19,6 +19,7 @@ from .spec.deployment import (
     build_efficiency,
     build_engine,
     build_precision,
+    complete_efficiency,
     precision_document,
 )
 from .spec.documents.engine import ENGINE, OFFLOADED
@@ -81,7 +82,7 @@ def efficiency_document_of(source: Name, system: str | None = None, engine: str 
     if not found:
         known = ", ".join(f"{g['system']} with {g['engine']}" for g in groups)
         raise InputError(f"{text}: no factors for {system} with {engine}; it holds {known}")
-    return dict(found[0]["efficiency"])
+    return complete_efficiency(found[0]["efficiency"])
 
 
 def load_efficiency(source: Name = "default", system: str | None = None, engine: str | None = None) -> Efficiency:

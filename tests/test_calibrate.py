@@ -74,6 +74,9 @@ def test_known_factors_come_back(fitted, truth) -> None:
     assert group["report"]["held_out_before_all"]["mape"] > 20
     for name, tolerance in {"gemm_compute": 0.05, "gemm_memory": 0.1, "collective_bandwidth": 0.1}.items():
         assert group["efficiency"][name] == pytest.approx(truth[name], rel=tolerance), name
+    # Nothing here decodes over a latent cache: that factor stays at its prior.
+    assert group["efficiency"]["latent_decode_compute"] == pytest.approx(truth["latent_decode_compute"], rel=1e-4)
+    assert "latent_decode_compute" not in group["report"]["at_bound"]
     # Launches and host time are told apart by the number of operators only: their sum is what a step shows.
     operators = 32 * 7
 

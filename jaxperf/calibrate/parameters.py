@@ -38,6 +38,7 @@ FACTORS: dict[str, Factor] = {
     "gemm_depth_half": Factor(0.1, 16384, log=True),
     "attention_prefill_compute": _SHARE,
     "attention_decode_compute": _DECODE,
+    "latent_decode_compute": _DECODE,
     "attention_memory": _SHARE,
     "elementwise_memory": _SHARE,
     "memory_bytes_half": Factor(1e3, 1e9, log=True),

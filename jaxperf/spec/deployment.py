@@ -145,7 +145,9 @@ class Efficiency(eqx.Module):
 
     `gemm_compute` is e_c's ceiling, `gemm_*_half` the rows, columns and depth at which half of it is reached;
     `memory_bytes_half` the bytes at which half of a bandwidth share is reached; `operator_time` t_0 [s], to which
-    `attention_time` adds for an attention core [s] (splits, reductions: several kernels);
+    `attention_time` adds for an attention core [s] (splits, reductions: several kernels); `latent_decode_compute` is
+    what a decode step's core reaches on a latent cache (absorbed MLA), where all query heads share one latent head and
+    fill the tiles that `attention_decode_compute` knows as mostly empty;
     collectives have their latency scaled up and their bandwidth scaled down, and each takes `collective_time` besides
     (its launch and synchronisation) [s]; `host_*` in seconds a step, a sequence, a
     new token. `sharpness` p of the roofline's p-norm, None for the true maximum. None for `gemm_memory`,
@@ -159,6 +161,7 @@ class Efficiency(eqx.Module):
     gemm_depth_half: Scalar
     attention_prefill_compute: Scalar
     attention_decode_compute: Scalar
+    latent_decode_compute: Scalar
     attention_memory: Scalar
     elementwise_memory: Scalar
     memory_bytes_half: Scalar
@@ -190,8 +193,17 @@ IDEAL: dict[str, float] = {
 """The physical bound in the JSON form of an efficiency: shares 1, scales 1, times 0."""
 
 
+def complete_efficiency(document: dict) -> dict:
+    """The JSON form of an efficiency with every share: where `latent_decode_compute` is absent or null, as in
+    older calibrations, it is that document's `attention_decode_compute`."""
+    if document.get("latent_decode_compute") is not None:
+        return dict(document)
+    return document | {"latent_decode_compute": document["attention_decode_compute"]}
+
+
 def build_efficiency(document: dict) -> Efficiency:
-    """An `Efficiency` of plain numbers from its JSON form (microseconds become seconds)."""
+    """An `Efficiency` of plain numbers from its JSON form (microseconds become seconds), see `complete_efficiency`."""
+    document = complete_efficiency(document)
     renamed = {
         (name.removesuffix("_us") + "_time" if name.endswith("_us") else name): (
             value * MICRO if name.endswith("_us") else value

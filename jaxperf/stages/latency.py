@@ -89,7 +89,7 @@ def row_costs(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> RowCosts:
         counted = attention_flops(operator, once, once.prior, ops)
         moved = attention_bytes(operator, once, once.prior, ops)
         inverse = 1 / rates.attention
-        compute = counted / (_decode_core_share(efficiency, work.new_tokens) * operator.peak)
+        compute = counted / (_decode_core_share(efficiency, operator, work.new_tokens) * operator.peak)
         overhead = overhead + operator.present * efficiency.attention_time
         rest = (moved.total - moved.kv_cache) * inverse
         cached = moved.kv_cache * inverse
@@ -117,13 +117,16 @@ def row_costs(operator: Operator, plan: Plan, work: Pass, ops: Ops) -> RowCosts:
     )
 
 
-def _decode_core_share(efficiency: Efficiency, tokens: Scalar) -> Scalar:
+def _decode_core_share(efficiency: Efficiency, core: AttentionCore, tokens: Scalar) -> Scalar:
     """Share of the peak that attention's core reaches in a decode step, e·clamp(e_prefill/e, 1, T).
 
     A tile of a decode kernel is mostly empty, as one token has few query heads on a key/value head; the T tokens of a
-    verify pass fill it, up to what prefill reaches.
+    verify pass fill it, up to what prefill reaches. On a latent cache all query heads share one head, so e is a factor
+    of its own (`latent_decode_compute`), an indexer's scores included; where that is above prefill's, more tokens gain
+    nothing.
     """
-    share = efficiency.attention_decode_compute
+    absorbed = core.shape.absorbed
+    share = absorbed * efficiency.latent_decode_compute + (1 - absorbed) * efficiency.attention_decode_compute
     if isinstance(tokens, float) and tokens == 1.0:
         return share
     return share * clamp(efficiency.attention_prefill_compute / share, 1.0, tokens)

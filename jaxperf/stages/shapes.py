@@ -67,7 +67,7 @@ class AttentionShape(eqx.Module):
     `kv_elements` a token in the cache (a compressed cache has its share of an entry, scores and values likewise);
     `rebuilt_elements` a visible token whose keys and values expanded MLA rebuilds;
     `state_elements` a sequence (linear attention, state space), read and written each pass; `state_flops` a new token.
-    `absorbed` is 1 where MLA works on its latent cache as it is.
+    `absorbed` is 1 where the core works on a latent cache as it is: absorbed MLA, compressed attention.
     """
 
     qkv_n: Scalar
@@ -140,7 +140,7 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
         rebuilt_elements=expanded * a.query_heads * (nope_rope + dv) / tp,
         state_elements=state,
         state_flops=a.state_operations * state,
-        absorbed=absorbed,
+        absorbed=on_latent,
     )
 
 

@@ -131,6 +131,7 @@ EFFICIENCIES = st.sampled_from(
         {},
         {
             "attention_decode_compute": 0.08,
+            "latent_decode_compute": 0.5,
             "attention_prefill_compute": 0.4,
             "gemm_rows_half": 64.0,
             "operator_us": 4.0,

@@ -28,6 +28,8 @@ EFFICIENCY_FIELDS = {
     "gemm_depth_half": Number(low=0, high=1e6),
     "attention_prefill_compute": _SHARE,
     "attention_decode_compute": _SHARE,
+    # Older calibrations lack it: null stands for that file's own attention_decode_compute.
+    "latent_decode_compute": Number(low=0, high=1, above=True, optional=True, default=None),
     "attention_memory": _SHARE,
     "elementwise_memory": _SHARE,
     "memory_bytes_half": Number(low=0, high=1e12, unit="bytes at half of the bandwidth"),
