@@ -111,9 +111,10 @@ class Engine(eqx.Module):
     [s a prompt token], `schedule` [s a request], `detokenise` [s an output token]. `kernels_per_layer` is −1 where the
     operator table counts them. Of the KV cache decode keeps a share `kv_kept` of the tokens (eviction) at a share
     `kv_width` of the width (low rank). `collectives` that its communication library offers, of those that a tier
-    admits. `options`, `experts` and `two_batch` are None where none is in use, which is a program of its own:
-    `experts` that are not equally popular or have copies, `two_batch` 1 where two halves of a batch take turns, so
-    that one computes while the other communicates.
+    admits. `options`, `experts`, `two_batch` and `forwards` are None where none is in use, which is a program of its
+    own: `experts` that are not equally popular or have copies, `two_batch` 1 where two halves of a batch take turns,
+    so that one computes while the other communicates, `forwards` 1 where a token is sent to a node once and forwarded
+    there to the ranks that have its experts.
     """
 
     chunk: Scalar = float("inf")
@@ -138,6 +139,7 @@ class Engine(eqx.Module):
     kv_width: Scalar = 1.0
     experts: ExpertPlacement | None = None
     two_batch: Scalar | None = None
+    forwards: Scalar | None = None
 
 
 class Efficiency(eqx.Module):
@@ -323,6 +325,7 @@ def build_engine(document: dict | None = None, chunk: float | None = None) -> En
         options=build_options(document),
         experts=build_expert_placement(document),
         two_batch=1.0 if document["two_batch_overlap"] else None,
+        forwards=1.0 if document["expert_forwarding"] else None,
         kernels_per_layer=-1.0 if counted else document["kernels_per_layer"],
         kv_kept=document["kv_kept_share"],
         kv_width=document["kv_rank_share"],

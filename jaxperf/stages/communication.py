@@ -6,7 +6,7 @@ import equinox as eqx
 
 from ..ops import Ops, Scalar, larger, smaller
 from ..spec.model import LayerGroup
-from .plan import Plan
+from .plan import Forwarding, Plan
 from .popularity import expert_slots, imbalance
 from .routing import distinct_ranks
 from .shapes import AttentionShape, Pass
@@ -34,9 +34,10 @@ def layer_communication(
     - dense feed-forward: the same;
     - experts, where tokens are already replicated over the ranks (attention_dp = 1, and cp = 1 or decode): one
       all-reduce over all ranks of the stage, with which the shared experts' sum is fused;
-    - experts otherwise: dispatch and combine, the cheaper of all-gather + reduce-scatter of the group's tokens and, if
+    - experts otherwise: dispatch and combine, the cheapest of all-gather + reduce-scatter of the group's tokens and, if
       experts are not split (moe_tp = 1), two all-to-alls without duplicates to one rank, longer by the load of the
-      fullest rank where experts are not equally popular; shared experts' all-reduce;
+      fullest rank where experts are not equally popular, or in two hops where the engine forwards tokens inside nodes;
+      shared experts' all-reduce;
     - cp: a ring pass of keys and values in prefill, a reduction of partial outputs in decode.
     """
     layout, precision = plan.deployment.parallelism, plan.deployment.precision
@@ -66,6 +67,8 @@ def layer_communication(
     # A replica's rows stand on its tp ranks (in decode on its cp ranks, too); each sends its share of them.
     sent = work.rows * to_experts / (layout.tp * (layout.cp if work.decode else 1.0)) * copies
     by_exchange = links.exchange.time(sent * dispatch_width, ops) + links.exchange.time(sent * width, ops)
+    if links.forwarded is not None:
+        by_exchange = ops.cheapest(by_exchange, _forwarded(links.forwarded, group, plan, sent, copies, ops))
     split = ops.above(plan.moe_tp, 1.5)
     exchanged = ops.cheapest(by_gather, by_exchange + split * by_gather) + has_shared * over_tp
     spread = ops.above(layout.attention_dp, 1.5)
@@ -83,6 +86,21 @@ def layer_communication(
         feed_forward=has_dense * over_tp + has_experts * experts,
         context=attention.present * context,
     )
+
+
+def _forwarded(forwarding: Forwarding, group: LayerGroup, plan: Plan, sent: Scalar, copies: Scalar, ops: Ops) -> Scalar:
+    """Dispatch and combine in two hops [s]: a token goes to each node once, and is forwarded there to its ranks while
+    more arrives, so that the slower hop counts. `sent` [elements] are for `copies` ranks a token."""
+    feed_forward = group.feed_forward
+    slots = expert_slots(feed_forward.experts, plan.deployment.engine.experts)
+    reached = distinct_ranks(slots, feed_forward.experts_per_token, forwarding.nodes)
+    to_nodes = sent * reached / larger(copies, 1e-6)
+    widths = plan.routed_experts.input_width, plan.deployment.precision.activations
+    hops = (
+        sum(hop.time(elements * width, ops) for width in widths)
+        for hop, elements in ((forwarding.among, to_nodes), (forwarding.inside, sent))
+    )
+    return ops.maximum(*hops)
 
 
 def embedding_communication(plan: Plan, work: Pass, ops: Ops) -> Scalar:

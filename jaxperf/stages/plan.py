@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ..collectives.steps import Step, group_steps
-from ..collectives.topology import Envelope, Line, exchange_of, gather_of, hop_line, reduce_of
+from ..collectives.topology import Envelope, Line, exchange_envelope, exchange_of, gather_of, hop_line, reduce_of
 from ..constants import AXES, DTYPES
-from ..ops import Ops, Scalar, apart, choose, settle_together, stack
+from ..ops import Ops, Scalar, apart, choose, clamp, settle_together, stack
 from ..spec.deployment import Deployment, Efficiency, Parallelism, WeightFormat
 from ..spec.model import LayerGroup, Model
 from ..spec.system import Device, Software, System, Tier
@@ -45,7 +45,8 @@ def arithmetic(form: WeightFormat, device: Device) -> Arithmetic:
 
 class Links(eqx.Module):
     """Collectives of the layout as lines over their message size: all-reduce and gather over tp, over all ranks of a
-    stage and over cp; exchange over ep; all hops between pipeline stages. `aligned` is 0 where a group does not line up
+    stage and over cp; exchange over ep; all hops between pipeline stages; where tokens are forwarded inside nodes, the
+    exchanges among `nodes` of them and inside one. `aligned` is 0 where a group does not line up
     with the dimensions of a torus or mesh, `ranks_aligned` where all ranks of a stage do not."""
 
     tp_reduce: Envelope
@@ -58,6 +59,16 @@ class Links(eqx.Module):
     hops: Line
     aligned: Scalar
     ranks_aligned: Scalar
+    forwarded: Forwarding | None = None
+
+
+class Forwarding(eqx.Module):
+    """An exchange in two hops: among `nodes` (the innermost tier's domains that hold an expert group), one copy to
+    each, and `inside` them to the ranks."""
+
+    nodes: Scalar
+    among: Envelope
+    inside: Envelope
 
 
 def offered(fabric: tuple[Tier, ...], collectives: Software) -> tuple[Tier, ...]:
@@ -77,9 +88,11 @@ class _Group(eqx.Module):
     axis: Scalar
 
 
-def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops) -> Links:
+def make_links(
+    layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Efficiency, ops: Ops, forwards: bool = False
+) -> Links:
     """The `Links` of a layout, with what the efficiency adds to every collective. The ranks of a stage talk as expert
-    parallel groups do: only experts use them."""
+    parallel groups do: only experts use them. `forwards`: whether an engine forwards tokens inside nodes."""
     tp, cp, ep, moe_tp = layout.tp, layout.cp, layout.ep, layout.ranks / layout.ep
 
     def started(found: Line, ranks: Scalar) -> Line:
@@ -99,6 +112,13 @@ def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Effici
     over_tp, over_cp, over_ranks, _ = apart((reduces, gathers))
     among_experts = jax.tree.map(lambda leaf: leaf[3], steps)
     aligned = jnp.prod(steps.aligned, axis=1)
+    forwarded = None
+    if forwards:
+        inside = clamp(ops.floor_divide(fabric[0].reach, moe_tp), 1.0, ep)
+        nodes = ops.ceil_divide(ep, inside)
+        hops = [(nodes, moe_tp * inside), (inside, moe_tp)]
+        priced = [each(exchange_envelope(n, stride, fabric, efficiency, ops, "ep"), n) for n, stride in hops]
+        forwarded = Forwarding(nodes, *priced)
     return Links(
         tp_reduce=over_tp[0],
         tp_gather=over_tp[1],
@@ -110,6 +130,7 @@ def make_links(layout: Parallelism, fabric: tuple[Tier, ...], efficiency: Effici
         hops=hop_line(layout.pp, layout.ranks, fabric, efficiency, ops, "pp"),
         aligned=aligned[0] * aligned[1] * aligned[3],
         ranks_aligned=aligned[2],
+        forwarded=forwarded,
     )
 
 
@@ -150,7 +171,8 @@ def make_plan(model: Model, stacked: LayerGroup, system: System, deployment: Dep
     bf16; moe_tp = tp·cp·attention_dp/ep."""
     layout, precision, device = deployment.parallelism, deployment.precision, system.device
     efficiency, memory = deployment.efficiency, device.memory
-    links = make_links(layout, offered(system.fabric, deployment.engine.collectives), efficiency, ops)
+    engine = deployment.engine
+    links = make_links(layout, offered(system.fabric, engine.collectives), efficiency, ops, engine.forwards is not None)
     rates = Rates(
         gemm=main_rate(memory, efficiency.gemm_memory),
         attention=main_rate(memory, efficiency.attention_memory),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -216,3 +217,22 @@ def test_two_halves_of_a_prompt():
     assert float(rows["prefill"]["expert down"].count) == pytest.approx(2 * 58)
     network = sum(float(row.network) for row in rows["prefill"].values())
     assert network == pytest.approx(float(priced.prefill.network), rel=1e-5)
+
+
+def _network(ep: int, **settings: bool) -> float:
+    how = {"ep": ep, "attention_dp": ep, "prefill_batch": ep, "efficiency": "ideal"}
+    return float(ESTIMATE(**how, settings=settings).prefill.network)
+
+
+def test_forwarding_inside_nodes():
+    """Inside one node nothing changes. Among 4 nodes a token crosses to 3/4 of 4·(1 − C(192, 8)/C(256, 8)) of them in
+    place of 24/32 of 32·(1 − C(248, 8)/C(256, 8)) ranks, and that is what its network time shrinks by."""
+    assert _network(8, expert_forwarding=True) == pytest.approx(_network(8), rel=1e-5)
+    plain, forwarded = _network(32), _network(32, expert_forwarding=True)
+    nodes, ranks = (n * (1 - math.comb(256 - 256 // n, 8) / math.comb(256, 8)) for n in (4, 32))
+    elements = 1024 * 7168 * 3  # of a prompt a rank, in fp8 to the experts and in bf16 back
+    beyond, within = elements / 50e9, elements / 450e9
+    starts = 58 * 2 * 2.8e-6
+    assert forwarded == pytest.approx(58 * 3 / 4 * nodes * beyond + starts, rel=0.01)
+    both = 58 * ranks * (24 / 32 * beyond + 7 / 32 * within) + starts
+    assert plain == pytest.approx(both, rel=0.01)

@@ -115,6 +115,7 @@ ENGINE = Section(
         "lora": LORA,
         "experts": EXPERTS,
         "two_batch_overlap": Flag(default=False),
+        "expert_forwarding": Flag(default=False),
         "kv_kept_share": _KEPT,
         "kv_rank_share": _KEPT,
         "note": Text(default=None, optional=True),
@@ -123,5 +124,6 @@ ENGINE = Section(
 )
 """`kernels_per_layer` null: as the operator table counts them. `attention` eager writes its scores to memory and reads
 the KV cache twice. `fusion` none: residual, norm, activation and every projection in kernels of their own; full:
-quantisation with the norm, activation with the GEMM before it. Of the KV cache a share of the tokens is kept after
-prefill (eviction), at a share of the width (low rank)."""
+quantisation with the norm, activation with the GEMM before it. `two_batch_overlap`: two halves of a batch take turns to
+compute and to communicate. `expert_forwarding`: a token is sent to a node once and forwarded there. Of the KV cache a
+share of the tokens is kept after prefill (eviction), at a share of the width (low rank)."""
