@@ -99,7 +99,11 @@ def _split(value: Array, *, sizes: tuple[int, ...], axis: int) -> list[Array]:
 
 
 def _pad(value: Array, filling: Array, *, padding_config: Any) -> Array:
-    return np.pad(value, [(low, high) for low, high, _ in padding_config], constant_values=filling)
+    sides = [(low, high) for low, high, _ in padding_config]
+    if any(low < 0 or high < 0 for low, high in sides):  # what a slice's derivative needs back
+        cut = [slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in zip(sides, value.shape, strict=True)]
+        value, sides = value[tuple(cut)], [(max(low, 0), max(high, 0)) for low, high in sides]
+    return np.pad(value, sides, constant_values=filling)
 
 
 def _iota(*, dtype: np.dtype, shape: tuple[int, ...], dimension: int) -> Array:
@@ -169,6 +173,7 @@ SAME: dict[str, Kernel] = {
     "cummax": _along(np.maximum.accumulate),
     "cummin": _along(np.minimum.accumulate),
     "cumsum": _cumulative_sum,
+    "empty2": lambda *, dtype: np.zeros((), dtype),
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "eq": np.equal,
@@ -211,6 +216,7 @@ SAME: dict[str, Kernel] = {
     "stack": lambda *values, axis: np.stack(values, axis),
     "stop_gradient": lambda value: value,
     "sub": np.subtract,
+    "unstack": lambda value, *, axis: list(np.moveaxis(value, axis, 0)),
     "tanh": np.tanh,
     "transpose": lambda value, *, permutation: np.transpose(value, permutation),
 }
@@ -231,7 +237,7 @@ FLAGS: dict[str, Kernel] = {"reduce_and": _over(np.all), "reduce_or": _over(np.a
 KERNELS = SAME | REAL | FLAGS
 """All of them, by the primitive's name."""
 
-UNREAD = {"accuracy", "sharding", "out_sharding", "weak_type", "precision", "preferred_element_type"}
+UNREAD = {"memory_space", "accuracy", "sharding", "out_sharding", "weak_type", "precision", "preferred_element_type"}
 """Parameters that say where or how a device computes, not what."""
 
 
@@ -248,9 +254,7 @@ def parameters_of(name: str, given: dict[str, Any], read: list[Any], written: li
         return None
     if not types <= TYPES or given.get("out_dtype") is not None or any(0 in value.shape for value in read):
         return None
-    if name == "pad" and (
-        not given["padding_config"] or any(min(side) < 0 or side[2] for side in given["padding_config"])
-    ):
+    if name == "pad" and (not given["padding_config"] or any(between for _, _, between in given["padding_config"])):
         return None
     if name == "gather":
         numbers = given["dimension_numbers"]

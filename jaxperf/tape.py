@@ -123,7 +123,7 @@ def _while(*operands: Any, test: Tape, body: Tape, test_constants: int, body_con
 
 
 _PLAYERS: dict[str, Callable[..., Any]] = {**KERNELS, "cond": _cond, "scan": _scan, "while": _while}
-_SEVERAL = {"cond", "scan", "while", "split"}
+_SEVERAL = {"cond", "scan", "while", "split", "unstack"}
 
 
 @dataclass

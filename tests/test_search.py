@@ -31,10 +31,10 @@ def layout_problem(model: str, system: str, **question: object) -> Problem:
 @pytest.mark.parametrize(
     ("model", "system", "question"),
     [
-        ("llama-3.1-70b", "h100-sxm-8", {"constraints": ["tpot_s<0.03"], "max_devices": 16}),
-        ("qwen2.5-14b", "h100-sxm-8", {"objective": "ttft_s", "isl": 32000, "osl": 128, "max_devices": 12}),
-        ("qwen3-235b-a22b", "h200-8", {"constraints": ["tpot_s<0.03"], "max_devices": 16}),
-        ("mixtral-8x7b", "mi300x-8", {"objective": "tpot", "max_devices": 8}),
+        ("llama-3.1-70b", "h100-sxm-8", {"constraints": ["tpot_s<0.03"], "max_devices": 8}),
+        ("qwen2.5-14b", "h100-sxm-8", {"objective": "ttft_s", "isl": 32000, "osl": 128, "max_devices": 6}),
+        ("qwen3-235b-a22b", "h200-8", {"constraints": ["tpot_s<0.03"], "max_devices": 8}),
+        ("mixtral-8x7b", "mi300x-8", {"objective": "tpot", "max_devices": 6}),
     ],
 )
 def test_search_finds_the_exhaustive_optimum(model: str, system: str, question: dict) -> None:

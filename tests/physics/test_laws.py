@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 import jax
@@ -13,6 +12,7 @@ from equinox import tree_at
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxperf.compiling import quick
 from jaxperf.ops import EXACT, Smooth
 from jaxperf.phases.end_to_end import evaluate
 from jaxperf.spec.deployment import Engine
@@ -282,14 +282,13 @@ def test_gradients_are_finite(corner: str, relaxed: bool, figures: dict):
         "ep": np.prod([*degrees.values()]) / degrees.get("pp", 1) if "experts" in figures["feed_forward"] else 1
     }
     deployed = specs.deployment(engine=Engine(chunk=64.0), **degrees)
-    result = _gradients(described, machine, deployed, work, relaxed)
+    result = (_relaxed_gradients if relaxed else _gradients)(described, machine, deployed, work)
     for leaf in jax.tree.leaves(result):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             assert np.isfinite(np.asarray(leaf)).all()
 
 
-@functools.partial(jax.jit, static_argnums=4, compiler_options={"xla_backend_optimization_level": 0})
-def _gradients(described, machine, deployed, work, relaxed: bool):
+def _objective_slopes(described, machine, deployed, work, ops=EXACT):
     """Gradients of three metrics with respect to device, fabric, degrees, efficiency and workload."""
 
     def objective(inputs):
@@ -297,10 +296,17 @@ def _gradients(described, machine, deployed, work, relaxed: bool):
         laid_out = tree_at(lambda d: (d.parallelism, d.efficiency), deployed, (parallelism, efficiency))
         built = tree_at(lambda s: (s.device.memory, s.device.peak, s.fabric), machine, (*device, fabric))
         asked = tree_at(lambda w: (w.isl, w.osl, w.batch), work, (isl, osl, batch))
-        ops = Smooth(jnp.asarray(0.1)) if relaxed else EXACT
         metrics = evaluate(described, built, laid_out, asked, ops)
         return metrics.e2e + metrics.output_tokens_per_s + metrics.memory.total
 
     device = (machine.device.memory, machine.device.peak)
     inputs = (deployed.parallelism, deployed.efficiency, device, machine.fabric, work.isl, work.osl, work.batch)
     return jax.grad(objective)(inputs)
+
+
+_gradients = quick(_objective_slopes)
+
+
+@quick
+def _relaxed_gradients(described, machine, deployed, work):
+    return _objective_slopes(described, machine, deployed, work, Smooth(jnp.asarray(0.1)))

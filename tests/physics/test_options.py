@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxperf.compiling import quick
 from jaxperf.errors import InputError
 from jaxperf.load import deployment, engine_document, load_model, load_system, workload
-from jaxperf.ops import EXACT
+from jaxperf.ops import EXACT, Smooth
 from jaxperf.phases.breakdown import breakdown
+from jaxperf.phases.end_to_end import evaluate
 from jaxperf.spec.deployment import Engine
 from jaxperf.spec.options import Adapters, Options, Tiles
 from jaxperf.stages.adapters import adapted_sizes
@@ -30,13 +32,14 @@ SLACK = 1 + 2e-5
 LORA = Adapters(rank=16.0, count=1.0, inline=1.0, attention=1.0, feed_forward=1.0)
 CONFIGURATIONS = st.tuples(models(), LAYOUTS, WORKLOADS)
 FEW = settings(max_examples=15)
+EVALUATE, BREAKDOWN = quick(evaluate), quick(breakdown)
 
 
 def _priced(drawn, options: Options | None = None, weights: str | None = None, kv: str | None = None, **engine):
     figures, layout, work = drawn
     chosen = Engine(options=Options() if options is None else options, **engine)
     deployed = specs.deployment(engine=chosen, weights=weights, kv=kv, **_layout(layout, figures))
-    return specs.priced(_model(figures), specs.system(), deployed, work)
+    return EVALUATE(_model(figures), specs.system(), deployed, work)
 
 
 def _at_least(more, less):
@@ -48,7 +51,7 @@ def _at_least(more, less):
 @given(CONFIGURATIONS)
 def test_options_that_are_off_change_nothing(drawn):
     figures, layout, work = drawn
-    plain = specs.priced(_model(figures), specs.system(), specs.deployment(**_layout(layout, figures)), work)
+    plain = EVALUATE(_model(figures), specs.system(), specs.deployment(**_layout(layout, figures)), work)
     for name in ("ttft", "tpot", "output_tokens_per_s", "max_batch"):
         assert float(getattr(_priced(drawn), name)) == pytest.approx(float(getattr(plain, name)), rel=1e-6)
 
@@ -163,7 +166,7 @@ def test_adapters_are_read_once_each():
 def _rows(chosen: dict, batch: int = 1, weights: str | None = None):
     deployed = deployment("llama-2-7b", weights=weights, settings=chosen, efficiency="ideal")
     args = load_model("llama-2-7b"), load_system("a100-80gb-8"), deployed, workload(1024, 2, batch)
-    return breakdown(*args)
+    return BREAKDOWN(*args)
 
 
 def test_dequantisation_counts_two_operations_a_weight():
@@ -211,7 +214,7 @@ ALL = Options(
 def test_one_program_serves_every_option_with_finite_gradients():
     traces = 0
 
-    @jax.jit
+    @quick
     def slope(model, machine, deployed, work):
         nonlocal traces
         traces += 1
@@ -244,7 +247,8 @@ def test_one_program_serves_every_option_with_finite_gradients():
 def test_relaxed_options_agree_with_exact_ones():
     deployed = specs.deployment(weights="int4", engine=Engine(options=ALL), tp=2)
     args = load_model("llama-2-7b"), load_system("h100-sxm-8"), deployed, workload(300, 20, 4)
-    exact, smooth = specs.evaluate_jit(*args), specs.evaluate_smooth(*args, jnp.asarray(1e-3))
+    exact = EVALUATE(*args)
+    smooth = quick(lambda *a: specs.evaluate(*a, Smooth(jnp.asarray(1e-3))))(*args)
     for name in ("ttft", "tpot"):
         assert float(getattr(smooth, name)) == pytest.approx(float(getattr(exact, name)), rel=0.02)
 
