@@ -11,13 +11,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, clamp, larger, smaller
+from ..ops import EXACT, Ops, Scalar, larger, smaller
 from ..spec.deployment import Deployment
 from ..spec.model import Model
 from ..spec.system import MemoryTier, System
 from ..spec.workload import Workload
 from ..stages.memory import layer_kv_bytes
 from ..stages.placement import sustained_rate
+from ..zipf import ranks_in_groups, zipf_weights
 from .handoff import Link, handoff_time, kv_cache_bytes
 from .prefill import prefill_times
 from .prepare import Prepared, prepare
@@ -64,16 +65,8 @@ class Loading(eqx.Module):
 
 def zipf(exponent: Scalar, items: Scalar) -> Popularity:
     """Zipf's law p_i ∝ i^−s over `items` distinct prefixes: the first ranks by themselves, the others in groups."""
-    ranks = jnp.arange(1.0, FIRST_RANKS + 1)
-    # A part of an item where `items` is not whole, so that the law is continuous in it.
-    single = clamp(items - ranks + 1, 0.0, 1.0)
-    start = FIRST_RANKS + 0.5
-    reach = larger((items + 0.5) / start, 1.0)
-    edges = start * reach ** jnp.linspace(0.0, 1.0, RANK_GROUPS + 1)
-    ranks = jnp.concatenate([ranks, jnp.sqrt(edges[1:] * edges[:-1])])
-    counts = jnp.concatenate([single, edges[1:] - edges[:-1]])
-    weight = ranks**-exponent
-    return Popularity(counts, weight / jnp.sum(counts * weight))
+    ranks, counts = ranks_in_groups(items, FIRST_RANKS, RANK_GROUPS)
+    return Popularity(counts, zipf_weights(exponent, ranks, counts))
 
 
 def _held(popularity: Popularity, log_time: Scalar) -> Scalar:

@@ -42,7 +42,7 @@ def value_and_slopes(function: Callable[[Scalar], Scalar], point: Scalar) -> tup
     return values[0], slopes
 
 
-@functools.partial(quick, compile_=compiled, patience=2e-3)
+@functools.partial(quick, compile_=compiled, patience=5e-3)
 def _directional(case: Case, points: Scalar, directions: Scalar, temperature: Scalar, weight: Scalar) -> Scalar:
     """Derivatives of the relaxed objective along some directions at every point, [points, directions]."""
 

@@ -1,6 +1,6 @@
 r"""Experts that are not equally popular: a Zipf law of routing, copies of the hot experts, and where the copies lie.
 
-Experts are summarised by `NODES` of them that stand for all: the most popular one by one, the others in bins that grow
+Experts are summarised by a few that stand for all: the most popular one by one, the others in bins that grow
 geometrically. All is of scalars and short vectors, and tests hold it against drawn routings."""
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from ..ops import Scalar, choose, clamp, larger, optional, smaller
 from ..spec.options import ExpertPlacement
+from ..zipf import ranks_in_groups, zipf_weights
 from .routing import Spread, slowest_rank, slowest_rank_experts, slowest_rank_tokens, woken
 
 SINGLE = 16
 """The experts that are nodes of their own."""
 BINS = 48
-NODES = SINGLE + BINS
 
 
 class Slots(eqx.Module):
@@ -36,26 +36,15 @@ class Slots(eqx.Module):
         return jnp.sum(self.many * values) / larger(self.count, 1.0)
 
 
-def _nodes(experts: Scalar) -> tuple[jax.Array, jax.Array]:
-    """Ranks of popularity from 1, and how many of the `experts` each stands for: [NODES] both."""
-    single = jnp.arange(1.0, SINGLE + 0.5)
-    first, last = SINGLE + 0.5, larger(experts + 0.5, SINGLE + 0.5)
-    edges = first * (last / first) ** jnp.linspace(0.0, 1.0, BINS + 1)
-    low, high = edges[:-1], edges[1:]
-    counts = jnp.concatenate([clamp(experts - single + 1, 0.0, 1.0), high - low])
-    return jnp.concatenate([single, jnp.sqrt(low * high)]), counts
-
-
 def chosen_chance(experts: Scalar, experts_per_token: Scalar, skew: Scalar) -> tuple[jax.Array, jax.Array]:
-    r"""The chance that a token picks an expert of each node, and how many the node stands for: [NODES] both.
+    r"""The chance that a token picks an expert of each node, and how many the node stands for: [SINGLE + BINS] both.
 
     Experts are drawn one after the other without replacement with weights \(p_r \propto r^{-s}\): \(q_r = 1 -
     \exp(-\lambda p_r)\) with λ such that Σ q = k (Rosén 1972). Newton's steps from λ = k rise to the root, as the sum
     is concave.
     """
-    ranks, counts = _nodes(experts)
-    weights = ranks**-skew
-    weights = weights / larger(jnp.sum(counts * weights), 1e-30)
+    ranks, counts = ranks_in_groups(experts, SINGLE, BINS)
+    weights = zipf_weights(skew, ranks, counts)
 
     def step(_: int, scale: Scalar) -> Scalar:
         reached = jnp.sum(counts * -jnp.expm1(-scale * weights))
