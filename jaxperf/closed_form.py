@@ -145,6 +145,23 @@ def verification_work(acceptance: Scalar, drafts: int) -> Scalar:
     return (drafts + 1) / tokens_per_verification(acceptance, drafts)
 
 
+def token_gap_spread(gap: Scalar, stall: Scalar, every: Scalar) -> Scalar:
+    """Coefficient of variation of the gaps between tokens (ITL) where every n-th one is longer by a stall, as when a
+    prefill comes between [1]: s·√(n − 1)/(n·g + s), with the gap g and the stall s in the same unit."""
+    return stall * (every - 1) ** 0.5 / (every * gap + stall)
+
+
+def devices_for_two_axes(expansion: Scalar, mesh_axes: Scalar = 3) -> Scalar:
+    """Devices above which feed-forward weights that are sharded along both sides (weight-stationary in two dimensions,
+    Pope et al., arXiv:2211.05102) communicate less than those sharded along the hidden side alone [devices].
+
+    Along one side 4·B·D/(axes·W) a layer; along both 2·B·D/X + 4·B·F/Y over W with X·Y = N, at best
+    √(32·D·F/N)·B/W: N > 32·(F/D)·(axes/4)², with `expansion` F/D and the axes of the mesh that a ring may use (scaling
+    book, question 7 on inference; for F = 4D it prints 81, its expression gives 72).
+    """
+    return 32 * expansion * (mesh_axes / 4) ** 2
+
+
 def loading_bandwidth(kv_bytes: Scalar, flops_to_recompute: Scalar, flops: Scalar) -> Scalar:
     """Bandwidth above which loading a cached prefix beats recomputing it [bytes/s]: kv·R/f (Mooncake, FAST 2025)."""
     return kv_bytes * flops / flops_to_recompute
