@@ -83,7 +83,8 @@ calibration = jaxperf.calibrate(table, holdout=0.25)
 calibration
 
 # %% Search by gradients: the layout with most tokens per second and device at 25 ms a token
-found = jaxperf.search("llama-3.1-70b", "h100-sxm-8", constraints=["tpot_s<0.025"], max_devices=16, isl=2048, osl=256)
+question = dict(constraints=["tpot_s<0.025"], max_devices=16, isl=2048, osl=256)
+found = jaxperf.search("llama-3.1-70b", "h100-sxm-8", restarts=16, steps=40, **question)
 found.best
 
 # %% What limits it: elasticities of latency sum to one

@@ -27,9 +27,33 @@ def test_options_reach_the_estimate(call: Call) -> None:
     assert narrow["max_batch"] > 2 * plain["max_batch"]
 
 
+def test_options_of_wide_expert_parallelism(call: Call) -> None:
+    """288 slots on 144 ranks: refused without copies; a skew costs, forwarding and two halves pay."""
+    wide = ("estimate", "--model", "deepseek-v3", "--system", "h800", "--json", "--isl", 1024, "--osl", 64)
+    wide = (*wide, "--ep", 144, "--dp-attention", 144, "--batch", 144 * 64, "--prefill-batch", 144)
+    refused = call(*wide)
+    assert refused.returncode == 2
+    assert "ep: 144 does not divide the 256 experts" in refused.stderr
+
+    def metrics(*more: object) -> dict:
+        done = call(*wide, "--redundant-experts", 32, "--expert-placement", "balanced", *more)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["metrics"]
+
+    plain, skewed = metrics(), metrics("--expert-skew", 0.8)
+    assert skewed["tpot_s"] > plain["tpot_s"]
+    assert metrics("--two-batch-overlap")["tpot_s"] < plain["tpot_s"]
+    assert metrics("--expert-forwarding")["ttft_s"] < plain["ttft_s"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--expert-skew", "-1"), "expected a number from 0 to 4"),
+        (("--expert-skew", "much"), "'much' is no number"),
+        (("--redundant-experts", "2.5"), "no whole number"),
+        (("--expert-placement", "greedy"), "known: anywhere, balanced"),
+        (("--redundant-experts", "8"), "llama-2-7b has none"),
         (("--weights", "int3"), "no weight format is called 'int3'"),
         (("--attention", "eagre"), "eager"),
         (("--lora-rank", "0"), "out of range"),
