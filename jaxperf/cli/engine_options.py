@@ -11,6 +11,7 @@ from .values import one_of, option_type, parse_between, parse_share, whole
 
 _CHOICES = {"attention": ("fused", "eager"), "dequantise": ("fused", "separate"), "fusion": ("none", "usual", "full")}
 _SKEW = "popularity of experts by rank r: r^-S (default 0: all alike)"
+_FLAGS = ("two_batch_overlap", "expert_forwarding")
 _PLACEMENTS = ("anywhere", "balanced")
 _MODES = ("inline", "merged-each-pass", "merged-ahead")
 
@@ -33,9 +34,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     placed = one_of(_PLACEMENTS, "placement")
     group.add_argument("--expert-placement", type=placed, metavar="HOW", help=places)
     overlap = "two halves of a batch take turns: one computes while the other communicates"
-    group.add_argument("--two-batch-overlap", action="store_true", default=None, help=overlap)
+    group.add_argument("--two-batch-overlap", action=argparse.BooleanOptionalAction, help=overlap)
     forward = "tokens are sent to a node once and forwarded there to the ranks of their experts"
-    group.add_argument("--expert-forwarding", action="store_true", default=None, help=forward)
+    group.add_argument("--expert-forwarding", action=argparse.BooleanOptionalAction, help=forward)
     group.add_argument("--lora-rank", type=whole(high=65536), metavar="R", help="rank of LoRA adapters")
     group.add_argument("--lora-adapters", type=whole(high=1_000_000), metavar="N", help="adapters in use (default 1)")
     group.add_argument("--lora-mode", type=one_of(_MODES, "mode"), metavar="HOW", help=", ".join(_MODES))
@@ -58,7 +59,8 @@ def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     experts = {name: value for name, value in experts.items() if value is not None}
     if experts:
         settings["experts"] = experts
-    settings |= {name: True for name in ("two_batch_overlap", "expert_forwarding") if getattr(arguments, name, None)}
+    settings |= {name: getattr(arguments, name, None) for name in _FLAGS}
+    settings = {name: value for name, value in settings.items() if value is not None}
     given = {name: getattr(arguments, f"lora_{name}", None) for name in ("rank", "adapters", "mode")}
     lora = {name: value for name, value in given.items() if value is not None}
     if lora and "rank" not in lora:

@@ -119,7 +119,11 @@ def given(options: str) -> dict[str, Any]:
     verb.configure(parser)
     for action in parser._actions:
         action.required, action.default = False, argparse.SUPPRESS
-    return vars(parser.parse_args([f"--{word}" if word[0] != "-" and "=" in word else word for word in words]))
+
+    def bare(word: str) -> bool:
+        return word[0] != "-" and ("=" in word or f"--{word}" in parser._option_string_actions)
+
+    return vars(parser.parse_args([f"--{word}" if bare(word) else word for word in words]))
 
 
 def merged(base: argparse.Namespace, found: dict[str, Any]) -> argparse.Namespace:

@@ -26,6 +26,7 @@ DECODE_SIDE = (
     *("system", "engine", "tp", "pp", "ep", "cp", "attention_dp", "weights", "kv", "efficiency", "calibration"),
     *("weights_in", "kv_in", "offload", "batch", "attention", "dequantise", "fusion"),
     *("lora_rank", "lora_adapters", "lora_mode", "kv_kept", "kv_rank"),
+    *("expert_skew", "redundant_experts", "expert_placement", "two_batch_overlap", "expert_forwarding"),
 )
 """Options that the decode side may have of its own, and those that only the prefill side has."""
 

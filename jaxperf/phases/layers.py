@@ -39,9 +39,11 @@ def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, op
     table = optioned_table(group, plan, work, ops)
     timing = table_timing(table, plan, work, assembly, ops)
     network = layer_communication(group, core_shape(table), plan, work, ops).total
+    in_halves = plan.deployment.engine.two_batch is not None
     cost = LayerCost(
         time=overlapped(timing.time, network * work.chunks, rho, ops),
-        last=overlapped(timing.last, network, rho, ops),
+        # One half on its way through the other stages computes and communicates in turn: only the other half hides it.
+        last=timing.last + network if in_halves else overlapped(timing.last, network, rho, ops),
         compute=timing.compute,
         memory=timing.memory,
         network=network * work.chunks,
@@ -49,7 +51,7 @@ def layer_cost(group: LayerGroup, plan: Plan, work: Pass, assembly: Assembly, op
         flops=timing.flops,
         needed_bytes=timing.needed_bytes,
     )
-    return cost if plan.deployment.engine.two_batch is None else jax.tree.map(lambda leaf: turns * leaf, cost)
+    return jax.tree.map(lambda leaf: turns * leaf, cost) if in_halves else cost
 
 
 def over_groups(

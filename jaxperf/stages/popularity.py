@@ -80,7 +80,7 @@ def slots(experts: Scalar, experts_per_token: Scalar, placement: ExpertPlacement
 
     # The hottest expert alone would use more than there are below the first of these, and none above the second.
     _, limit = jax.lax.fori_loop(0, 40, halve, (hottest / (2 * spare + 4), hottest * (1 + 1e-4)))
-    each = copies(limit)
+    each = copies(limit * (1 + 1e-5))  # beyond the edge at which the halving ends: what rounds otherwise finds the same
     left = larger(spare - jnp.sum(counts * (each - 1)), 0.0)
     loads = choose(counts > 0, chance / each, 0.0)
     fullest = choose(loads > 0.999 * jnp.max(loads), counts, 0.0)

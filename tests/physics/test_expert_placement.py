@@ -236,3 +236,32 @@ def test_forwarding_inside_nodes():
     assert forwarded == pytest.approx(58 * 3 / 4 * nodes * beyond + starts, rel=0.01)
     both = 58 * ranks * (24 / 32 * beyond + 7 / 32 * within) + starts
     assert plain == pytest.approx(both, rel=0.01)
+
+
+@pytest.mark.parametrize(("experts", "chosen", "ep"), [(8, 2, 8), (128, 4, 128), (384, 8, 384), (256, 8, 32)])
+def test_a_fine_grid_of_skews_has_no_phantom_copies(experts: int, chosen: int, ep: int):
+    """In float32, compiled: E slots where nothing is redundant, whatever rounds how; loads rise all along; and what is
+    played is what is compiled."""
+    with jax.enable_x64(False):
+        sizes = [jnp.asarray(value, jnp.float32) for value in (500, experts, chosen, ep)]
+
+        def both(skew: jax.Array) -> tuple[jax.Array, jax.Array]:
+            how = ExpertPlacement(skew, jnp.float32(0), jnp.float32(0))
+            return slots(sizes[1], sizes[2], how).count, routed(*sizes, normal_score(sizes[3]), how)[0]
+
+        compiled, played = jax.jit(both), quick(both)
+        grid = np.arange(1, 100) / 50
+        found = np.array([[float(value) for value in compiled(jnp.float32(skew))] for skew in grid])
+        np.testing.assert_allclose(found[:, 0], experts, rtol=1e-5)
+        assert np.all(np.diff(found[:, 1]) > -1e-3 * found[:-1, 1])
+        for skew, row in list(zip(grid, found, strict=True))[::9]:
+            np.testing.assert_allclose([float(value) for value in played(jnp.float32(skew))], row, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4])
+def test_a_prompt_takes_longer_than_half_of_it_takes_alone(pp: int):
+    """Two halves that take turns: the first cannot be through the stages sooner than it would be on its own."""
+    how = {"tp": 8, "pp": pp, "osl": 2, "efficiency": "default"}
+    whole = jaxperf.estimate("llama-3.1-70b", "h100-sxm-8", isl=4096, settings={"two_batch_overlap": True}, **how)
+    half = jaxperf.estimate("llama-3.1-70b", "h100-sxm-8", isl=2048, **how)
+    assert float(whole.prefill.time) > float(half.prefill.time)
