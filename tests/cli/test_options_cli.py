@@ -44,7 +44,7 @@ def test_options_of_wide_expert_parallelism(call: Call) -> None:
     assert skewed["tpot_s"] > plain["tpot_s"]
     assert metrics("--two-batch-overlap")["tpot_s"] < plain["tpot_s"]
     assert metrics("--expert-forwarding")["ttft_s"] < plain["ttft_s"]
-    pools = (*wide[:8], "--ep", 32, "--dp-attention", 32, "--expert-forwarding", "--link-GBps", 50, "--decode")
+    pools = (*wide[:10], "--ep", 32, "--dp-attention", 32, "--expert-forwarding", "--link-GBps", 50, "--decode")
     other = "ep=144 dp-attention=144 batch=9216 redundant-experts=32 expert-placement=balanced no-expert-forwarding"
     pair = call(*pools, other)
     assert pair.returncode == 0, pair.stderr
