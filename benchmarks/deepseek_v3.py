@@ -175,6 +175,16 @@ def exchange_rows() -> Iterator[tuple[int, str, float, float, float]]:
             yield ranks, name, measured * 1e-6, ideal, usual
 
 
+def changed(case: Published, **settings: Any) -> Published:
+    """The same with other settings of the engine."""
+    return replace(case, question=case.question | {"settings": case.question["settings"] | settings})
+
+
+def skewed(case: Published, skew: float) -> Published:
+    """The same with experts that are not equally popular."""
+    return changed(case, experts=REDUNDANT["experts"] | {"skew": skew})
+
+
 def parts(metrics: Metrics, phase: str) -> str:
     """What a phase is made of [ms]."""
     cost = getattr(metrics, phase)
@@ -204,6 +214,12 @@ def main() -> None:
                 f"({100 * (rate / case.tokens_per_s - 1):+.0f} %) | {node_rate(case, ideal):,.0f} "
                 f"| {1e3 * float(time):.1f} | {parts(usual, case.phase)} |"
             )
+        print("\nDecode in production, other assumptions, default efficiency:")
+        for skew in (0.0, 0.3, 0.5, 0.8):
+            case = skewed(DECODE[0], skew)
+            print(f"  skew {skew}: {node_rate(case, priced(case, 'default')):,.0f} tokens/s a node")
+        in_turn = priced(changed(DECODE[0], collectives=["ring", "double-tree", "direct", "in-network"]), "default")
+        print(f"  messages beyond a node one after the other: network {1e3 * float(in_turn.decode.network):.0f} ms")
         print("\n| ranks | exchange | measured [µs] | default [µs] | ideal [µs] |\n|---|---|---|---|---|")
         for ranks, name, measured, ideal, usual in exchange_rows():
             print(f"| {ranks} | {name} | {1e6 * measured:.0f} | {1e6 * usual:.0f} | {1e6 * ideal:.0f} |")

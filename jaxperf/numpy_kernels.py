@@ -21,7 +21,7 @@ def _select(which: Array, *cases: Array) -> Array:
     return np.where(which, cases[1], cases[0]) if len(cases) == 2 else np.choose(which, cases)
 
 
-_COPIED = 16384  # elements up to which copying takes less than making a view
+_COPIED = 16384  # elements up to which a copy is made in place of a view
 
 
 def _broadcast(value: Array, *, shape: tuple[int, ...], broadcast_dimensions: tuple[int, ...]) -> Array:
@@ -32,7 +32,7 @@ def _broadcast(value: Array, *, shape: tuple[int, ...], broadcast_dimensions: tu
     size = math.prod(shape)
     if value.size == size or size > _COPIED:
         return np.broadcast_to(value, shape) if value.size != size else value
-    filled = np.empty(shape, value.dtype)  # numpy.broadcast_to takes ten times as long for a small array
+    filled = np.empty(shape, value.dtype)  # numpy.broadcast_to takes longer for a small array
     filled[...] = value
     return filled
 

@@ -152,18 +152,11 @@ def expert_slots(experts: Scalar, placement: ExpertPlacement | None) -> Scalar:
 
 
 def imbalance(
-    tokens: Scalar,
-    experts: Scalar,
-    experts_per_token: Scalar,
-    ep: Scalar,
-    score: Scalar,
-    placement: ExpertPlacement | None,
+    tokens: Scalar, experts: Scalar, experts_per_token: Scalar, ep: Scalar, score: Scalar, placement: ExpertPlacement
 ) -> Scalar:
     """Pairs that go to the fullest rank against those of equal experts, from 1 up: so much longer its exchanges."""
-    if placement is None:
-        return 1.0
-    pairs, _ = fullest_rank(tokens, experts, experts_per_token, ep, score, placement)
-    even, _ = slowest_rank(tokens, experts, experts_per_token, ep, score)
+    how = (tokens, experts, experts_per_token, ep, score)
+    (pairs, _), (even, _) = fullest_rank(*how, placement), slowest_rank(*how)
     return larger(pairs / larger(even, 1e-6), 1.0)
 
 
