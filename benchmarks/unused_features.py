@@ -39,7 +39,7 @@ def compiled_both(name: str) -> tuple[Any, list[tuple[str, Any]]]:
     arguments = jax.device_put(block_arguments(prepared, group, group.part(0, shape), shape))
     states = jax.device_put(tuple(reduction.init() for reduction in kept))
     step = program(kept, (), shape, (jax.local_devices()[0],))
-    has = jax.tree.map(lambda leaf: bool(np.isfinite(leaf) and leaf != 0), model)
+    has = jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all() and np.any(leaf != 0)), model)
     present, absent = eqx.partition(model, has)
 
     def alone(present: Any, inputs: Any, arguments: Any, states: Any) -> Any:

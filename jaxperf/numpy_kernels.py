@@ -47,6 +47,10 @@ def _convert(value: Array, *, new_dtype: np.dtype) -> Array:
     return np.where(value >= bounds.max, high, np.where(value <= bounds.min, low, inside))[()]
 
 
+def _ones(value: Array) -> Array:
+    return np.bitwise_count(value).astype(np.asarray(value).dtype)
+
+
 def _reshape(value: Array, *, new_sizes: tuple[int, ...], dimensions: tuple[int, ...] | None) -> Array:
     return np.reshape(value if dimensions is None else np.transpose(value, dimensions), new_sizes)
 
@@ -160,6 +164,8 @@ SAME: dict[str, Kernel] = {
     "add": np.add,
     "add_any": np.add,
     "and": np.bitwise_and,
+    "population_count": _ones,
+    "shift_left": np.left_shift,
     "argmax": _first(np.argmax),
     "argmin": _first(np.argmin),
     "broadcast_in_dim": _broadcast,

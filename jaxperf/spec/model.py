@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..constants import GROUP_SLOTS
 from ..ops import Scalar, stack
@@ -17,13 +18,15 @@ class Attention(eqx.Module):
 
     `latent` (MLA): `head_size` is the no-rope part dn, `rope_head_size` dr, `value_head_size` dv; `direct` where its
     latent is key and value itself, without up-projections. `linear` (gated delta, state space): the state's key and
-    value head sizes, `state_gates` gate columns a value head, `state_operations` FLOPs a state element and token.
+    value head sizes, `state_gates` gate columns a value head, `state_operations` FLOPs a state element and token in
+    decode and `chunk_operations` FLOPs a value head and token in prefill, which takes tokens in chunks.
     `window` is in tokens, infinite for full attention. `value_projection` is 0 where values reuse the key projection.
     `kept_share` cache entries a token (1/4 where 4 tokens are compressed into one), beside the last `recent` tokens;
     `index_bytes` a cache entry by which an indexer chooses what is attended to, `index_size` elements of all its heads
-    together; `attended` tokens that a query scores at most (window, or top-k and recent ones, infinite for all).
+    together; `attended` tokens that a query scores at most beside the recent ones (window or top-k, infinite for all).
     `chunked` where windows do not slide but start anew; `stored` is 0 where a layer reads another layer's KV cache.
-    `output_rank`, `output_groups`: an output projection in two steps, its input in groups.
+    `output_rank`, `output_groups`: an output projection in two steps, its input in groups. `extra_projections`
+    elements among the `extra_parameters` multiply every token.
     """
 
     present: Scalar
@@ -46,9 +49,11 @@ class Attention(eqx.Module):
     state_value_heads: Scalar
     convolution_width: Scalar
     extra_parameters: Scalar
+    extra_projections: Scalar
     direct: Scalar
     state_gates: Scalar
     state_operations: Scalar
+    chunk_operations: Scalar
     value_projection: Scalar
     kept_share: Scalar
     recent: Scalar
@@ -84,14 +89,16 @@ class FeedForward(eqx.Module):
 class LayerGroup(eqx.Module):
     """`count` layers of one shape: from layer `first`, the first `run` of every `period` layers.
 
-    Irregular places have the mean distance between their layers as `period`, which need not be whole; only the
-    division among pipeline stages asks for places.
+    Irregular places are bits of `places` (see `place_words`), which are 0 for regular ones; `period` is then the mean
+    distance between them. A layer's half reads and writes `residual_vectors` hidden vectors a token for its residual.
     """
 
     count: Scalar
     first: Scalar
     period: Scalar
     run: Scalar
+    places: Scalar
+    residual_vectors: Scalar
     norm_vectors: Scalar
     attention: Attention
     feed_forward: FeedForward
@@ -117,8 +124,57 @@ class Model(eqx.Module):
 
 
 STATE_OPERATIONS = {"linear": 7.0, "state-space": 6.0}
-"""FLOPs a state element and token: the delta rule decays, reads, corrects and writes (7); Mamba-2 decays, adds an outer
-product and reads (6, arXiv:2405.21060). What measured kernels do beside these is left to efficiencies."""
+"""FLOPs a state element and token in decode: the delta rule decays, reads, corrects and writes (7); Mamba-2 decays,
+adds an outer product and reads (6, arXiv:2405.21060)."""
+
+PLACE_BITS = 24
+"""Layers in a word of `places`: a float32 holds so many bits."""
+
+PLACE_WORDS = 6
+"""Words of `places`."""
+
+
+def place_words(places: list[int]) -> np.ndarray:
+    """Layers as bits, bit l mod 24 of word l // 24 for layer l, [PLACE_WORDS]; zeros where a layer is beyond them."""
+    words = [0] * PLACE_WORDS
+    if places and max(places) >= PLACE_BITS * PLACE_WORDS:
+        places = []
+    for place in places:
+        words[place // PLACE_BITS] += 1 << place % PLACE_BITS
+    return np.asarray(words, float)
+
+
+def _chunk_operations(doc: dict, value_head_size: Any) -> Any:
+    """FLOPs of a prefill a token and value head, in chunks of C tokens, every product a whole square of C².
+
+    Gated delta in WY form (arXiv:2412.06464): 6·dk·dv with the state, C·(6·dk + 4·dv) inside the chunk (kkᵀ, qkᵀ, T·k;
+    T·v, scores·v), and C²/3 to invert T. Mamba-2 (arXiv:2405.21060, §6): 4·N·P with the state, C·(2·P + 2·N·G/H) inside
+    (CBᵀ once a group).
+    """
+    size, chunk = doc["head_size"], doc["state_chunk_tokens"]
+    if doc["kind"] == "linear":
+        inside = chunk * (6 * size + 4 * value_head_size) + chunk * chunk / 3
+        return 6 * size * value_head_size + inside
+    if doc["kind"] == "state-space":
+        shared = doc["state_key_heads"] / doc["state_value_heads"]
+        return 4 * size * value_head_size + chunk * (2 * value_head_size + 2 * size * shared)
+    return 0.0
+
+
+def _residual_vectors(document: dict) -> Any:
+    """Hidden vectors a token that half a layer reads and writes for its residual and norm.
+
+    4 for an ordinary one (2 read, the sum and its norm written). Hyper-connections of n streams: 4n + 2 (mixes: n read;
+    input: n read, 1 written; output and mixed streams: n + 1 read, n written in one kernel; arXiv:2512.24880, Table 2
+    and §4.3.1). Attention residuals over N blocks of S halves: 5 + N/S (arXiv:2603.15031, Table 1, two phases).
+    """
+    streams, block = document["residual_streams"], document["residual_block_layers"]
+    if streams > 1:
+        return 4 * streams + 2
+    if not block:
+        return 4
+    layers = sum(group["count"] for group in document["layer_groups"])
+    return 5 + -(-layers // block) / (2 * block)
 
 
 INDEX_SCALE_BYTES = 4
@@ -155,6 +211,8 @@ def _attention(doc: dict) -> Attention:
         value_projection=int(not doc["value_from_key"]),
         state_gates=1 if kind == "state-space" else doc["state_gates"],
         state_operations=STATE_OPERATIONS.get(kind, 0.0),
+        chunk_operations=_chunk_operations(doc, value_head_size),
+        extra_projections=doc["extra_projections"],
         kept_share=1 if isinstance(compression, int) and compression == 1 else 1.0 / compression,
         recent=doc["recent_tokens"],
         index_size=doc["index_heads"] * doc["index_head_size"],
@@ -169,12 +227,12 @@ def _attention(doc: dict) -> Attention:
 
 
 def _attended(doc: dict) -> Any:
-    """Tokens that a query scores at most: its window; or the indexer's top-k entries, of `compression` tokens each, and
-    the recent tokens as they are (counted in entries of that many tokens, as scores are)."""
+    """Tokens that a query scores at most, beside the recent ones: its window; or the indexer's top-k entries, of
+    `compression` tokens each."""
     window = float("inf") if doc["window_tokens"] is None else doc["window_tokens"]
     if not doc["index_top_k"]:
         return window
-    return min(window, (doc["index_top_k"] + doc["recent_tokens"]) * doc["compression"])
+    return min(window, doc["index_top_k"] * doc["compression"])
 
 
 def _state_space_vectors(doc: dict, value_head_size: Any) -> Any:
@@ -198,7 +256,7 @@ def _feed_forward(doc: dict) -> FeedForward:
     )
 
 
-def _group(doc: dict) -> LayerGroup:
+def _group(doc: dict, residual_vectors: Any) -> LayerGroup:
     places = doc["layers"]
     if places is None:
         where = {name: doc[name] for name in ("first", "period", "run")}
@@ -206,6 +264,8 @@ def _group(doc: dict) -> LayerGroup:
         where = {"first": places[0], "period": max(1.0, (places[-1] - places[0]) / max(len(places) - 1, 1)), "run": 1}
     return LayerGroup(
         count=doc["count"],
+        places=place_words(places or []),
+        residual_vectors=residual_vectors,
         norm_vectors=doc["norm_vectors"],
         **where,
         attention=_attention(doc["attention"]),
@@ -215,7 +275,7 @@ def _group(doc: dict) -> LayerGroup:
 
 def _empty(group: LayerGroup) -> LayerGroup:
     """A group of no layers that still has finite arithmetic: the shape of `group`, its count 0."""
-    return eqx.tree_at(lambda g: (g.count, g.first), group, (0, 0))
+    return eqx.tree_at(lambda g: (g.count, g.first, g.places), group, (0, 0, place_words([])))
 
 
 def build_model(document: dict) -> Model:
@@ -224,7 +284,8 @@ def build_model(document: dict) -> Model:
     The numbers are Python ints, so counts of parameters and bytes are exact to the unit; a traced value that stands in
     the document stays traced. Pass the result through `as_arrays` for kernels.
     """
-    groups = [_group(group) for group in document["layer_groups"]]
+    residual = _residual_vectors(document)
+    groups = [_group(group, residual) for group in document["layer_groups"]]
     groups += [_empty(groups[0])] * (GROUP_SLOTS - len(groups))
     limit = document["max_context_tokens"]
     return Model(

@@ -20,11 +20,12 @@ KERNELS_BESIDE = 3
 def layer_kernels(group: LayerGroup, options: Options) -> Scalar:
     """Kernels (dispatches) of one layer in one pass, as its operator table has them [kernels].
 
-    Usual fusion: 2 norms with their residuals, q·k·v, rope, attention, output, gate·up, activation, down: 9 for a
-    dense layer. `apart`: residuals, q, k, v, rope of q and of k, gate and up, activation and product each in one of
-    their own; `eager`: 4 for attention (two products, mask, softmax): 19 with both, so a model of L layers has
-    19·L + 3, as LIFE counts (arXiv:2508.00904, Table 8; which 19 these are is our reading). Experts: router, choice,
-    sum besides. MLA: its down- and up-projections. Adapters: 2 a projection inline, 1 merged. Dequantisation: 1 each.
+    Usual fusion: 2 norms with their residuals, q·k·v, rope, attention, output, gate·up, activation, down: 9 for a dense
+    layer. `apart`: residuals, q, k, v, rope of q and of k, gate and up, activation and product each in one of their
+    own; `eager`: 4 for attention (two products, mask, softmax): 19 with both, so a model of L layers has 19·L + 3, as
+    LIFE counts (arXiv:2508.00904, Table 8; which 19 these are is our reading). Experts: router, choice, sum besides.
+    Recurrent layers: convolution, core, gated norm. MLA: its down- and up-projections. Adapters: 2 a projection inline,
+    1 merged. Dequantisation: 1 each.
     """
     a, f, o = group.attention, group.feed_forward, options
     apart, attends = o.apart, a.present
@@ -35,7 +36,7 @@ def layer_kernels(group: LayerGroup, options: Options) -> Scalar:
     activation = (1 - o.joined) * (1 + apart * f.gated)
     adapted = 2 * o.adapters.inline + o.adapters.merging
     unpacked = o.dequantise
-    core = (1 - a.linear) * (1 + apart) + 1 + 3 * o.eager * (1 - a.linear) + a.linear
+    core = (1 - a.linear) * (1 + apart) + 1 + 3 * o.eager * (1 - a.linear) + 2 * a.linear
     shared = smaller(f.shared_width, 1.0)
     return (
         (attends + feeds) * (1 + apart)

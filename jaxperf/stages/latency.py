@@ -175,7 +175,8 @@ def attention_timing(core: AttentionCore, plan: Plan, work: Pass, ops: Ops) -> T
     inverse, slow = 1 / plan.rates.attention, plan.slowdown.kv_cache - 1
     half = core.present * efficiency.memory_bytes_half
     chunks, size = work.chunks, work.new_tokens
-    together = eqx.tree_at(lambda w: (w.new_tokens, w.rows), work, (size * chunks, work.rows * chunks))
+    whole = size * chunks, work.rows * chunks, 1.0
+    together = eqx.tree_at(lambda w: (w.new_tokens, w.rows, w.chunks), work, whole)
     mean = attention_flops(core, together, work.prior, ops) / ops.at_least(chunks, 1.0)
 
     def sides(index: Scalar) -> _Sides:

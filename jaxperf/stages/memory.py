@@ -17,12 +17,9 @@ from .adapters import layer_adapter_bytes
 from .placement import Rooms, rooms, stacked
 from .plan import Plan
 from .popularity import expert_slots
-from .shapes import cached_elements, kv_heads_on_rank
+from .shapes import STATE_BYTES, cached_elements, kv_heads_on_rank, recurrent_inputs
 
 _NO_SEQUENCE = 1e-6  # fewer sequences than this are none: keeps the pressure of a full device finite
-
-STATE_BYTES = 4.0
-"""Bytes an element of recurrent state: fp32, as the published configs ask (`mamba_ssm_dtype`)."""
 
 
 class LayerParameters(eqx.Module):
@@ -203,8 +200,7 @@ def layer_kv_bytes(group: LayerGroup, tokens: Scalar, deployment: Deployment, op
     blocks = ops.ceil_divide(kept, engine.block_tokens)
     entry = token * precision.kv_cache + a.index_bytes * a.kept_share
     cache = a.stored * blocks * engine.block_tokens * entry / layout.cp
-    inputs = 2 * a.state_key_heads * a.head_size + a.state_value_heads * a.value_head_size
-    convolution = a.linear * ops.at_least(a.convolution_width - 1, 0.0) * inputs / layout.tp
+    convolution = ops.at_least(a.convolution_width - 1, 0.0) * recurrent_inputs(a, layout.tp)
     return cache + state * STATE_BYTES + convolution * precision.activations
 
 

@@ -35,7 +35,8 @@ class AttentionCore(eqx.Module):
     """Scores and values of one layer on one rank: shapes, window [tokens], widths [bytes per element]; `cp` ranks
     share the scores; `causal_work` is the executed share of the T×T square.
 
-    `attended` tokens that a query scores at most (by default the window); `index_flops` and `index_bytes` of an indexer
+    `attended` tokens that a query scores at most (by default the window) beside the `recent` ones, which weigh
+    `1/kept_share` of an entry of the compressed cache; `index_flops` and `index_bytes` of an indexer
     a query-key pair and a visible token, not split over tp; `chunked` 1 where windows start anew instead of sliding;
     `stored` 0 where the layer only reads another's KV cache."""
 
@@ -52,6 +53,8 @@ class AttentionCore(eqx.Module):
     index_bytes: Scalar = 0.0
     chunked: Scalar = 0.0
     stored: Scalar = 1.0
+    recent: Scalar = 0.0
+    recent_weight: Scalar = 1.0
 
     @property
     def reach(self) -> Scalar:
@@ -103,7 +106,7 @@ def attention_rows(group: LayerGroup, shape: AttentionShape, plan: Plan, work: P
     if not work.decode:
         up_rows = shape.absorbed * rows + (1 - shape.absorbed) * (work.sequences * work.mean_context)
     return {
-        "latent down": _gemm(rows, shape.down_n, hidden, at, width),
+        "down projections": _gemm(rows, shape.down_n, hidden, at, width),
         "qkv projection": _gemm(rows, shape.qkv_n, shape.qkv_k, at, width),
         "latent up": _gemm(up_rows, shape.up_n, shape.up_k, at, width),
         "attention": AttentionCore(
@@ -120,6 +123,11 @@ def attention_rows(group: LayerGroup, shape: AttentionShape, plan: Plan, work: P
             attention.index_bytes * attention.kept_share,
             attention.chunked,
             attention.stored,
+            attention.recent,
+            1 / attention.kept_share,
+        ),
+        "convolution, gated norm": Elementwise(
+            attention.linear, rows, (2 * shape.mixed_elements + 3 * shape.gated_elements) * width
         ),
         "output projection": _gemm(rows, attention.present * hidden, shape.out_k, at, width),
     }
@@ -186,7 +194,7 @@ def _norm_row(group: LayerGroup, shape: AttentionShape, plan: Plan, work: Pass) 
         feed_forward_input, width
     )
     sites = attention.present + has_feed_forward
-    norm_bytes = sites * 4 * hidden * width + rope_elements * width + hidden * quantised
+    norm_bytes = sites * group.residual_vectors * hidden * width + rope_elements * width + hidden * quantised
     return Elementwise(smaller(sites, 1.0), work.rows, norm_bytes)
 
 

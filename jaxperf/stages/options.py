@@ -133,7 +133,7 @@ def _dequantised_rows(table: dict[str, Operator], options: Options, plan: Plan) 
     """Kernels that widen quantised weights for a GEMM: 2 operations a weight, its wide copy written and read."""
     vector_peak = plan.system.device.peak[DTYPES.index("fp32")]
     classes: dict[str, tuple[Arithmetic, tuple[str, ...]]] = {
-        "attention": (plan.attention, ("latent down", "qkv projection", "latent up", "output projection")),
+        "attention": (plan.attention, ("down projections", "qkv projection", "latent up", "output projection")),
         "ffn": (plan.feed_forward, ("ffn gate, up", "ffn down")),
         "shared": (plan.shared_experts, ("shared gate, up", "shared down")),
         "expert": (plan.routed_experts, ("expert gate, up", "expert down")),

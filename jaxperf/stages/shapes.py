@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ..ops import EXACT, Ops, Scalar, choose, clamp, larger, smaller
 from ..spec.deployment import Engine
-from ..spec.model import INDEX_SCALE_BYTES, Attention, LayerGroup
+from ..spec.model import INDEX_SCALE_BYTES, PLACE_BITS, PLACE_WORDS, Attention, LayerGroup
+
+STATE_BYTES = 4.0
+"""Bytes an element of recurrent state: fp32, as the published configs ask (`mamba_ssm_dtype`)."""
 
 
 class Pass(eqx.Module):
@@ -66,7 +70,9 @@ class AttentionShape(eqx.Module):
     core;
     `kv_elements` a token in the cache (a compressed cache has its share of an entry, scores and values likewise);
     `rebuilt_elements` a visible token whose keys and values expanded MLA rebuilds;
-    `state_elements` a sequence (linear attention, state space), read and written each pass; `state_flops` a new token.
+    `state_elements` a sequence (linear attention, state space) and `state_inputs` of its convolution, read and written
+    each pass; `state_flops` a new token in decode, `chunk_flops` in prefill; `mixed_elements` a token that the
+    convolution reads and writes and the core reads, `gated_elements` a token that the core writes.
     `absorbed` is 1 where the core works on a latent cache as it is: absorbed MLA, compressed attention.
     """
 
@@ -84,6 +90,10 @@ class AttentionShape(eqx.Module):
     state_elements: Scalar
     state_flops: Scalar
     absorbed: Scalar = 0.0
+    state_inputs: Scalar = 0.0
+    chunk_flops: Scalar = 0.0
+    mixed_elements: Scalar = 0.0
+    gated_elements: Scalar = 0.0
 
 
 def kv_heads_on_rank(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
@@ -99,6 +109,13 @@ def cached_elements(attention: Attention, tp: Scalar, ops: Ops) -> tuple[Scalar,
     token = ordinary * kv_heads_on_rank(a, tp, ops) * (a.head_size + a.value_head_size)
     token = (token + a.latent * (a.kv_rank + a.rope_head_size)) * a.kept_share
     return token, a.linear * a.state_value_heads * a.head_size * a.value_head_size / tp
+
+
+def recurrent_inputs(attention: Attention, tp: Scalar) -> Scalar:
+    """Queries, keys and values of a recurrent layer's token on one rank, which its convolution mixes with the tokens
+    before it [elements]: (2·Hk·dk + Hv·dv)/tp."""
+    a = attention
+    return a.linear * (2 * a.state_key_heads * a.head_size + a.state_value_heads * a.value_head_size) / tp
 
 
 def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: Scalar, ops: Ops) -> AttentionShape:
@@ -123,13 +140,15 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
     latent_elements = a.kv_rank + a.rope_head_size
     kept, state = cached_elements(a, tp, ops)
     own_keys = a.stored * kv_heads * (dk + dv * a.value_projection)
+    mixed = recurrent_inputs(a, tp)
     return AttentionShape(
         qkv_n=ordinary * (a.query_heads * dk * (1 + a.output_gate) / tp + own_keys)
-        + latent * a.query_heads * nope_rope / tp
+        + latent * (a.query_heads * nope_rope / tp + has_q_rank * a.index_size)
         + linear * (2 * a.state_key_heads * dk + a.state_value_heads * (2 * dv + a.state_gates)) / tp
         + ordinary * _indexer_columns(a),
         qkv_k=hidden + latent * has_q_rank * (a.q_rank - hidden),
-        down_n=latent * (a.q_rank + latent_elements + a.output_gate * out_size / tp + _indexer_columns(a)),
+        down_n=latent * (a.q_rank + latent_elements + a.output_gate * out_size / tp + _indexer_columns(a))
+        + a.extra_projections / hidden,
         up_n=latent * (1 - a.direct) * a.query_heads * (dk + dv) / tp,
         up_k=a.kv_rank,
         out_k=((ordinary + latent) * output + linear * a.state_value_heads * dv) / tp,
@@ -139,19 +158,23 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
         kv_elements=kept,
         rebuilt_elements=expanded * a.query_heads * (nope_rope + dv) / tp,
         state_elements=state,
+        state_inputs=ops.at_least(a.convolution_width - 1, 0.0) * mixed,
         state_flops=a.state_operations * state,
+        chunk_flops=a.chunk_operations * linear * a.state_value_heads / tp,
+        mixed_elements=mixed,
+        gated_elements=linear * a.state_value_heads * dv / tp,
         absorbed=on_latent,
     )
 
 
 def _indexer_columns(attention: Attention) -> Scalar:
-    """Columns of an indexer's projections, replicated over tp: its queries, its one key, and a weight a head; its
-    queries are counted from the hidden size, though MLA's come from the smaller q rank."""
+    """Columns of an indexer's projections from the hidden size, replicated over tp: its one key (of a compressed cache
+    it is among the `extra_projections`), a weight a head, and its queries, unless these read MLA's q rank."""
     a = attention
     key = larger(a.index_bytes - INDEX_SCALE_BYTES, 0.0)
     heads = a.index_size / larger(key, 1.0)
     reads_rank = smaller(a.q_rank, 1.0)
-    return key + heads + a.index_size * (1 - reads_rank)
+    return key * (1 - a.direct) + heads + a.index_size * (1 - reads_rank)
 
 
 def _in_chunks(new_tokens: Scalar, prior: Scalar, size: Scalar) -> Scalar:
@@ -195,35 +218,45 @@ def layers_below(group: LayerGroup, layer: Scalar) -> Scalar:
     offset = larger(layer - group.first, 0.0)
     full = EXACT.floor_divide(offset, group.period)
     within = clamp(offset - full * group.period, 0.0, group.run)  # below 0 only where the period is not whole
-    return smaller(full * group.run + within, group.count)
+    regular = smaller(full * group.run + within, group.count)
+    starts = jnp.arange(0.0, float(PLACE_BITS * PLACE_WORDS), float(PLACE_BITS))
+    held = clamp(layer - starts, 0.0, float(PLACE_BITS)).astype(jnp.int32)
+    words = jnp.asarray(group.places).astype(jnp.int32)
+    listed = jnp.sum(jax.lax.population_count(words & ((1 << held) - 1)))
+    return choose(jnp.any(words > 0), jnp.asarray(listed, float), regular)
 
 
-CANDIDATES = 6
+CANDIDATES = 8
 """Pipeline stages among which the slowest and the fullest are sought (see `stage_shares`)."""
 
 
 def stage_shares(group: LayerGroup, layers: Scalar, pp: Scalar, ops: Ops) -> Scalar:
     """Layers of one group in each of the `CANDIDATES` for the slowest pipeline stage, [CANDIDATES] [layers].
 
-    Stages are contiguous; the first L mod pp hold one layer more. The candidates are the first two stages of each
-    size and the last of each, the first and the last stage among them: every stage that can be the extreme when groups
-    are a prefix or alternate. Relaxed degrees keep these values and take the gradient of count/pp.
+    Stages are contiguous; the first L mod pp hold one layer more. The candidates are all stages where there are no more
+    than that; else the first two of each size, the last of each and those before them, the first and the last stage
+    among them: every stage that can be the extreme when groups are a prefix or alternate. Relaxed degrees keep these
+    values and take the gradient of count/pp.
     """
     base = EXACT.floor_divide(layers, pp)
     extra = layers - base * pp
     last = pp - 1
-    stage = jnp.stack(
+    ends = jnp.stack(
         [
             0.0 * pp,
             smaller(last, 1.0),
+            larger(extra - 2, 0.0),
             larger(extra - 1, 0.0),
             smaller(extra, last),
             smaller(extra + 1, last),
+            larger(last - 1, 0.0),
             last,
         ]
     )
-
+    every = smaller(jnp.arange(float(CANDIDATES)), last)
+    stage = choose(pp > CANDIDATES + 0.5, ends, every)
     start = stage * base + smaller(stage, extra)
     size = base + EXACT.above(extra, stage)
-    held = layers_below(group, start + size) - layers_below(group, start)
+    below = jax.vmap(layers_below, (None, 0))
+    held = below(group, start + size) - below(group, start)
     return ops.straight_through(held, group.count / pp)

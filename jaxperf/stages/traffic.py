@@ -5,9 +5,9 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..ops import Ops, Scalar, choose
+from ..ops import Ops, Scalar, choose, larger, smaller
 from .operators import AttentionCore, Elementwise, Gemm, Operator
-from .shapes import Pass, chunk_pairs
+from .shapes import STATE_BYTES, Pass, chunk_pairs
 
 
 class Bytes(eqx.Module):
@@ -27,8 +27,9 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
     """Bytes of one layer's attention core on one rank, for a chunk that follows `prior` tokens [bytes].
 
     Reads min(prior, w − 1) cached tokens and its own, no more than its queries choose (T·top-k), and an indexer's keys
-    of all of them; writes its own. Context-parallel ranks split the reads of a decode step, and in a prefill ring each
-    streams every key past its own queries. Recurrent state is read and written.
+    of all of them; writes its own; the same of the recent tokens beside a compressed cache. Context-parallel ranks
+    split the reads of a decode step, and in a prefill ring each streams every key past its own queries. Recurrent state
+    is read and written, its convolution's inputs, too.
     """
     shape = core.shape
     visible = ops.minimum(prior, core.window - 1) + work.new_tokens
@@ -42,14 +43,26 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
         shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0))
         + shape.rebuilt_elements * core.activation_width
     )
-    state = 2 * shape.state_elements * 4.0
+    state = 2 * (shape.state_elements * STATE_BYTES + shape.state_inputs * core.activation_width)
+    recent, written = _recent_tokens(core, work, ops)
+    entry = core.recent_weight * shape.kv_elements * core.kv_width
     cache = work.sequences * (
-        (seen * token + visible * core.index_bytes) / read_split
+        (seen * token + visible * core.index_bytes + recent * entry) / read_split
+        + written * entry / core.cp
         + core.stored * work.new_tokens * (shape.kv_elements * core.kv_width + core.index_bytes) / core.cp
         + state
     )
-    query_and_output = work.rows * shape.heads * (shape.score_size + shape.value_size) * core.activation_width
-    return Bytes(0.0 * cache, core.present * cache, core.present * query_and_output)
+    row = shape.heads * (shape.score_size + shape.value_size) + shape.mixed_elements + shape.gated_elements
+    return Bytes(0.0 * cache, core.present * cache, core.present * work.rows * row * core.activation_width)
+
+
+def _recent_tokens(core: AttentionCore, work: Pass, ops: Ops) -> tuple[Scalar, Scalar]:
+    """Recent tokens beside a compressed cache that a chunk reads, the mean over the chunks of a pass, and writes
+    [tokens]."""
+    present, chunks = smaller(core.recent, 1.0), ops.at_least(work.chunks, 1.0)
+    full = present * (core.recent - 1)
+    missing = larger(full - work.prior, 0.0) / chunks
+    return present * (full - missing + work.new_tokens), ops.minimum(work.new_tokens, core.recent)
 
 
 def traffic(operator: Operator, work: Pass, ops: Ops) -> Bytes:

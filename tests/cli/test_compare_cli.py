@@ -93,10 +93,10 @@ def test_ratios_are_other_over_base(compared: dict) -> None:
 def test_what_one_side_lacks_is_shown_as_such(compared: dict) -> None:
     found = compared["further"][0]["ratio"]["breakdown"]
     lacking = {row["operator"]: row for row in found if row["phase"] == "decode" and row["base_time_s"] is None}
-    assert {"latent down", "router", "expert gate, up"} <= set(lacking)
+    assert {"down projections", "router", "expert gate, up"} <= set(lacking)
     assert all(row["time"] is None and row["other_time_s"] > 0 for row in lacking.values())
     order = [row["operator"] for row in found if row["phase"] == "decode"]
-    assert order.index("norm, rope, quantise") < order.index("latent down") < order.index("qkv projection")
+    assert order.index("norm, rope, quantise") < order.index("down projections") < order.index("qkv projection")
 
 
 @pytest.mark.slow

@@ -29,6 +29,14 @@ def _heads_rule(attention: dict, where: str) -> None:
         raise InputError(f"{where}: output_rank and output_groups stand together; give both or neither")
 
 
+def _projections_rule(attention: dict, where: str) -> None:
+    among, all_ = attention.get("extra_projections", 0), attention.get("extra_parameters", 0)
+    if among > all_:
+        raise InputError(
+            f"{where}.extra_projections: {among} is more than the {all_} extra_parameters; choose 0 to {all_}"
+        )
+
+
 def _experts_rule(feed_forward: dict, where: str) -> None:
     experts, chosen = feed_forward.get("experts", 0), feed_forward.get("experts_per_token", 0)
     if chosen > experts:
@@ -72,16 +80,19 @@ ATTENTION = Section(
         "state_gates": count(default=2, high=16),
         "convolution_width": count(),
         "convolution_bias": Flag(default=False),
+        "state_chunk_tokens": count(low=1, default=64),
         "extra_parameters": count(),
+        "extra_projections": count(),
     },
-    rules=(_heads_rule,),
+    rules=(_heads_rule, _projections_rule),
 )
 """Attention of a layer. `latent` (MLA): head_size is the no-rope part dn, value_head_size dv. `compressed`: one key of
 head_size elements that is the value, too, for `compression` tokens, beside the last `recent_tokens` as they are; its
-output projection goes through output_groups x output_rank. `linear` (gated delta): head_size and value_head_size of
-the state, state_key_heads, state_value_heads, and state_gates columns a value head; `state-space` (Mamba-2): the same,
-with the state size N as head_size, groups as state_key_heads, and one gate (the step). `value_from_key`: no projection
-for values, which are the projected keys."""
+output projection goes through output_groups x output_rank. `linear` (gated delta): head_size and value_head_size of the
+state, state_key_heads, state_value_heads, and state_gates columns a value head; `state-space` (Mamba-2): the same, with
+the state size N as head_size, groups as state_key_heads, and one gate (the step); a prefill takes `state_chunk_tokens`
+at once. `value_from_key`: no projection for values, which are the projected keys. `extra_projections`: those of the
+`extra_parameters` that multiply every token."""
 
 FEED_FORWARD = Section(
     {
@@ -193,6 +204,11 @@ def _layers_rule(model: dict, where: str) -> None:
             raise InputError(f"{where}: layer_groups: layer {layer} of {layers} belongs to {claims} groups; expected 1")
 
 
+def _residual_rule(model: dict, where: str) -> None:
+    if model.get("residual_streams", 1) > 1 and model.get("residual_block_layers", 0):
+        raise InputError(f"{where}: residual_streams and residual_block_layers exclude each other; give one of them")
+
+
 MODEL = Section(
     {
         "kind": Text(("model",)),
@@ -205,6 +221,8 @@ MODEL = Section(
         "embedding_norm_vectors": count(high=8),
         "final_norm_vectors": count(default=1, high=8),
         "lm_head_bias": Flag(default=False),
+        "residual_streams": count(low=1, default=1, high=64),
+        "residual_block_layers": count(high=10_000),
         "max_context_tokens": Number(low=1, high=1e9, default=None, integer=True, optional=True, unit="tokens"),
         "layer_groups": Listing(GROUP, least=1, most=GROUP_SLOTS),
         "mtp_layers": count(high=64),
@@ -221,7 +239,8 @@ MODEL = Section(
         "note": Text(default=None, optional=True),
         "sources": SOURCES,
     },
-    rules=(_layers_rule,),
+    rules=(_layers_rule, _residual_rule),
 )
-"""`mtp_layers`: layers of multi-token prediction beside the `layer_groups`, each like the last layer, behind a
-projection from twice the hidden size."""
+"""`residual_streams` of hyper-connections (1: an ordinary residual); `residual_block_layers`: layers of a block whose
+sums attention residuals attend to (0: none). `mtp_layers`: layers of multi-token prediction beside the `layer_groups`,
+each like the last layer, behind a projection from twice the hidden size."""

@@ -137,7 +137,8 @@ def compressed(config: Config, hidden: int, layer: int) -> dict:
     rank, groups = whole(config, "o_lora_rank", low=1), whole(config, "o_groups", low=1)
     window, streams = window_tokens(config, "sliding_window"), whole(config, "hc_mult", default=0)
     mixer = (2 + streams) * streams
-    extra = query + 2 * (mixer * streams * hidden + mixer + 3) * (streams > 0)
+    mixing = 2 * mixer * streams * hidden
+    extra, projections = query + mixing + 2 * (mixer + 3) * (streams > 0), mixing
     attention: dict = {
         "kind": "compressed",
         "query_heads": query,
@@ -154,12 +155,14 @@ def compressed(config: Config, hidden: int, layer: int) -> dict:
         overlap = 2 if ratio == 4 else 1
         attention |= {"compression": ratio, "recent_tokens": window}
         extra += overlap * size * (2 * hidden + ratio) + size
+        projections += overlap * size * 2 * hidden
     if ratio == 4:
         count, index = whole(config, "index_n_heads", low=1), whole(config, "index_head_dim", low=1)
         attention |= {"index_heads": count, "index_head_size": index, "index_top_k": whole(config, "index_topk", low=1)}
         extra += 2 * index * (2 * hidden + ratio) + index + hidden * count + attention["q_rank"] * count * index
+        projections += 2 * index * 2 * hidden
     attention["extra_parameters"] = extra
-    return attention
+    return attention | ({"extra_projections": projections} if projections else {})
 
 
 def gated_delta(config: Config) -> dict:
@@ -196,6 +199,7 @@ def kimi_delta(config: Config, hidden: int) -> dict:
         "state_gates": 1,
         "convolution_width": whole(inner, "short_conv_kernel_size", low=1),
         "extra_parameters": decay + vectors,
+        "extra_projections": decay,
     }
 
 
@@ -213,6 +217,7 @@ def mamba2(config: Config, hidden: int) -> dict:
     }
     if flag(config, "use_conv_bias", True):
         attention["convolution_bias"] = True
+    attention["state_chunk_tokens"] = whole(config, "chunk_size", default=128, low=1)
     if flag(config, "mamba_proj_bias", flag(config, "use_bias")):
         attention["extra_parameters"] = 2 * count * size + 2 * groups * state + count + hidden
     return attention

@@ -14,6 +14,7 @@ from pathlib import Path
 from ...constants import WEIGHT_CLASSES
 from ...errors import InputError
 from ..library import validate
+from ..model import PLACE_BITS, PLACE_WORDS
 from .config import Config, assume, flag, present, read_object, section, shown, text, whole
 from .family import FAMILIES, not_read, promised_format, repository_of, slug, text_config
 from .formats import check_layers, class_formats
@@ -69,10 +70,11 @@ def import_model(path: str | Path, quant: str | Path | None = None, name: str | 
     not_read(config)
 
     final = 1 + (2 if config.family == "kimi_linear" and whole(config, "attn_res_block_size", default=0) else 0)
-    approximation = _approximation(config, groups)
+    approximation = _approximation(groups)
     called = name or slug((repository or path.stem).rsplit("/", 1)[-1])
     beside = {"mtp_layers": predicting} if predicting else {}
     beside |= {"final_norm_vectors": final} if final > 1 else {}
+    beside |= _residuals(config)
     document = {
         "kind": "model",
         "name": called,
@@ -209,19 +211,18 @@ def _left_out(config: Config, root: dict) -> None:
         assume(config, "without the token tables of hash routing and the last hyper-connection mixer")
 
 
-def _approximation(config: Config, groups: list[dict]) -> str | None:
+def _residuals(config: Config) -> dict[str, int]:
+    """What a model has in place of ordinary residuals."""
+    streams = whole(config, "hc_mult", default=1) if config.family == "deepseek_v4" else 1
+    block = whole(config, "attn_res_block_size", default=0) if config.family == "kimi_linear" else 0
+    found = {"residual_streams": streams} if streams > 1 else {}
+    return found | ({"residual_block_layers": block} if block else {})
+
+
+def _approximation(groups: list[dict]) -> str | None:
     """What is priced by an approximation, None where nothing is."""
-    kinds = {group["attention"]["kind"] for group in groups}
-    texts = []
-    if "compressed" in kinds:
-        texts.append(
-            "Hyper-connections are not priced; scores of the recent window count as so many compressed entries."
-        )
-    if kinds & {"linear", "state-space"}:
-        texts.append("Recurrent layers are priced by their projections and state alone.")
-    if any("layers" in group for group in groups):
-        texts.append("Pipeline stages hold the mean share of each kind of layer.")
-    return " ".join(texts) or None
+    last = max((max(group["layers"]) for group in groups if "layers" in group), default=0)
+    return "Pipeline stages hold the mean share of each kind of layer." if last >= PLACE_BITS * PLACE_WORDS else None
 
 
 def _sources(file: str, repository: str | None, quant_file: str | None, more: Iterable[str]) -> dict:
