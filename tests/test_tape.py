@@ -135,6 +135,8 @@ LOGIC = {
     "not": lambda a: ~a,
     "reduce_and": lambda a: jnp.all(a, axis=1),
     "reduce_or": lambda a: jnp.any(a, axis=0),
+    "population_count": lambda a: lax.population_count(jnp.cumsum(a.astype(jnp.int32))),
+    "shift_left": lambda a: a.astype(jnp.int32) << 5,
 }
 
 
