@@ -10,6 +10,7 @@ set by hand, and the file's sources say so. Every system is left out once, for t
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxperf
-from jaxperf.calibrate.fit import least_squares, robust
+from jaxperf.calibrate.fit import least_squares, robust, with_jacobian
 from jaxperf.calibrate.measurements import read_table
 from jaxperf.calibrate.parameters import FACTORS, at_bound, spreads, to_document, to_efficiency, to_unbounded
 from jaxperf.calibrate.report import errors
 from jaxperf.calibrate.rows import distinct, predicted_times, row_time, stack
+from jaxperf.compiling import quick
 from jaxperf.ops import EXACT
 from jaxperf.spec.deployment import Efficiency, Parallelism, build_efficiency
 from jaxperf.spec.library import save
@@ -112,7 +114,7 @@ def per_class_weights(kernels: list[Kernel], keep: list[bool]) -> np.ndarray:
 
 def only(factors: tuple[str, ...]) -> Any:
     """Standard deviations by which these factors move and the others stay [factors]."""
-    return jnp.where(np.asarray([name in factors for name in FACTORS]), 2.0, 1e-6)
+    return np.where([name in factors for name in FACTORS], 2.0, 1e-6)
 
 
 def fit_kernels(kernels: list[Kernel]) -> tuple[Any, dict[str, Any]]:
@@ -120,18 +122,18 @@ def fit_kernels(kernels: list[Kernel]) -> tuple[Any, dict[str, Any]]:
     names = sorted({kernel.system for kernel in kernels})
     systems = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[jaxperf.load_system(name) for name in names])
     context = (jaxperf.load_model("llama-3.1-8b"), jaxperf.deployment("llama-3.1-8b", efficiency="ideal"))
-    rows, centre = arrays(kernels, names), jnp.asarray(to_unbounded(PRIOR))
+    rows, centre = arrays(kernels, names), to_unbounded(PRIOR)
 
     def times(unbounded: Any) -> Any:
         efficiency = to_efficiency(unbounded)
         return jax.vmap(lambda kernel: kernel_time(kernel, systems, context, efficiency))(rows)
 
     @jax.jit
-    def solve(weights: Any, centre: Any, spread: Any) -> Any:
-        def residuals(unbounded: Any) -> Any:
-            return weights * robust(jnp.log(times(unbounded) / rows.seconds) / KERNEL_NOISE)
+    def measured(weights: Any, point: Any) -> tuple[Any, Any]:
+        return with_jacobian(lambda u: weights * robust(jnp.log(times(u) / rows.seconds) / KERNEL_NOISE))(point)
 
-        return least_squares(residuals, centre, spread)[:2]
+    def solve(weights: Any, centre: Any, spread: Any) -> tuple[Any, bool]:
+        return least_squares(functools.partial(measured, weights), centre, spread)[:2]
 
     def both(without: str | None) -> tuple[Any, Any]:
         """All factors but those of latent attention, then these with the others held."""
@@ -139,9 +141,9 @@ def fit_kernels(kernels: list[Kernel]) -> tuple[Any, dict[str, Any]]:
             per_class_weights(kernels, [k.system != without and k.name in chosen for k in kernels])
             for chosen in ((LATENT,), set(CLASSES) - {LATENT, *SCORED_ONLY})
         )
-        found, converged = solve(other, centre, jnp.asarray(spreads()))
+        found, converged = solve(other, centre, spreads())
         found, also = solve(latent, found, only(LATENT_FACTORS))
-        return found, converged & also
+        return found, converged and also
 
     priced = jax.jit(times)
     fitted = [kernel.name not in SCORED_ONLY for kernel in kernels]
@@ -175,17 +177,17 @@ def fit_host(unbounded: Any, table: Path) -> tuple[Any, dict[str, Any]]:
     rows = distinct(rows)
     stacked = stack(rows)
 
-    @eqx.filter_jit
-    def solve(stacked: Any, start: Any) -> Any:
+    @quick
+    def measured(stacked: Any, point: Any) -> tuple[Any, Any]:
         def residuals(point: Any) -> Any:
             efficiency = to_efficiency(point)
             times = jax.vmap(lambda row: row_time(row, efficiency))(stacked)
             return stacked.weight * robust((jnp.log(times) - stacked.log_value) / HOST_NOISE)
 
-        return least_squares(residuals, start, only(HOST_FACTORS))[0]
+        return with_jacobian(residuals)(point)
 
     before = predicted_times(rows, to_efficiency(unbounded))
-    found = solve(stacked, unbounded)
+    found = least_squares(functools.partial(measured, stacked), unbounded, only(HOST_FACTORS))[0]
     after = predicted_times(rows, to_efficiency(found))
     report = {}
     for when, times in (("before", before), ("after", after)):

@@ -128,10 +128,12 @@ _SEVERAL = {"cond", "scan", "while", "split", "unstack"}
 
 @dataclass
 class _Recorder:
-    """The tape of one program as it grows."""
+    """The tape of one program as it grows; `known` are the places of what an instruction that is asked for again has
+    written, which then is not repeated."""
 
     instructions: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     start: list[Any] = field(default_factory=list)
+    known: dict[Any, tuple[int, ...]] = field(default_factory=dict)
 
     def program(self, closed: Any) -> Tape:
         jaxpr = closed.jaxpr
@@ -151,12 +153,32 @@ class _Recorder:
         self.start.append(value)
         return len(self.start) - 1
 
+    def literal(self, value: np.ndarray) -> int:
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self.known:
+            self.known[key] = (self.place(value[()]),)
+        return self.known[key][0]
+
+    def instruction(self, equation: Any, read: tuple[int, ...]) -> tuple[int, ...]:
+        """Where the results of an equation are that reads these places."""
+        name, parameters = equation.primitive.name, _parameters(equation)
+        if name in ("copy", "stop_gradient"):
+            return read
+        key = (name, read, repr(sorted(parameters.items()))) if name in KERNELS else None
+        if key in self.known:
+            return self.known[key]
+        written = tuple(self.place() for _ in equation.outvars)
+        self.instructions.append((name, parameters, read, written))
+        if key is not None:
+            self.known[key] = written
+        return written
+
     def inline(self, jaxpr: Any, places: dict[Any, int]) -> tuple[int, ...]:
         """Records the equations of a jaxpr whose inputs are at known places; where its results are."""
 
         def at(atom: Any) -> int:
             if hasattr(atom, "val"):
-                return self.place(np.asarray(atom.val, atom.aval.dtype)[()])
+                return self.literal(np.asarray(atom.val, atom.aval.dtype))
             return places[atom]
 
         for equation in jaxpr.eqns:
@@ -168,10 +190,7 @@ class _Recorder:
                 written = self.inline(inner, known | dict(zip(inner.invars, read, strict=True)))
                 places.update(zip(equation.outvars, written, strict=True))
                 continue
-            parameters = _parameters(equation)
-            written = tuple(self.place() for _ in equation.outvars)
-            places.update(zip(equation.outvars, written, strict=True))
-            self.instructions.append((name, parameters, read, written))
+            places.update(zip(equation.outvars, self.instruction(equation, read), strict=True))
         return tuple(at(atom) for atom in jaxpr.outvars)
 
 

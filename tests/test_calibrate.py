@@ -13,18 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxperf import compiling
 from jaxperf.calibrate import calibrate as fit_table
 from jaxperf.calibrate import predict, split
+from jaxperf.calibrate.fit import fit, least_squares, residuals_and_slopes, with_jacobian
 from jaxperf.calibrate.measurements import Measurement, read_table
-from jaxperf.calibrate.parameters import FACTORS, at_bound, to_document, to_efficiency, to_unbounded
+from jaxperf.calibrate.parameters import FACTORS, at_bound, to_document, to_unbounded
 from jaxperf.calibrate.report import errors
-from jaxperf.calibrate.rows import QUICK, distinct, predicted_times, row_time, stack
+from jaxperf.calibrate.rows import distinct, predicted_times, stack
 from jaxperf.cli import main
+from jaxperf.compiling import quick
 from jaxperf.errors import InputError
 from jaxperf.load import efficiency_document_of
 from jaxperf.spec.deployment import IDEAL, build_efficiency
 from jaxperf.spec.documents.calibration import EFFICIENCY_FIELDS
 from jaxperf.spec.library import read_json, validate
+from jaxperf.tape import NoKernelError
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PUBLIC = SHARED / "data" / "e2e" / "public_benchmarks.csv.gz"
@@ -141,21 +145,59 @@ def test_transform_round_trip_and_bounds(truth) -> None:
 
 
 def test_gradient_is_finite_and_right(truth) -> None:
-    """Forward derivatives of log time by every factor, against differences; corner layouts included."""
+    """Forward derivatives of every row's residual by every factor, against differences; corner layouts included."""
     rows = [row for row in grid() if row.metric == "e2e_s"]
     with jax.enable_x64(True):
-        stacked, point = stack(rows), jnp.asarray(to_unbounded(truth))
-
-        def total(u):
-            return jnp.sum(stacked.weight * jnp.log(jax.vmap(lambda row: row_time(row, to_efficiency(u)))(stacked)))
-
-        direction = jnp.asarray(np.random.default_rng(1).normal(size=len(FACTORS)))
-        along = jax.jit(lambda u: jax.jvp(total, (u,), (direction,)), compiler_options=QUICK)
-        _, slope = along(point)
+        stacked = stack(rows)
+        point, direction = to_unbounded(truth), np.random.default_rng(1).normal(size=len(FACTORS))
+        slopes = np.asarray(residuals_and_slopes(stacked, point)[1]) @ direction
         step = 1e-5
-        numeric = (along(point + step * direction)[0] - along(point - step * direction)[0]) / (2 * step)
-    assert np.isfinite(slope)
-    assert float(slope) == pytest.approx(float(numeric), rel=1e-3)
+        above, below = (np.asarray(residuals_and_slopes(stacked, point + s * direction)[0]) for s in (step, -step))
+    assert np.all(np.isfinite(slopes))
+    assert np.all(slopes[len(rows) :] == 0)
+    np.testing.assert_allclose(slopes, (above - below) / (2 * step), rtol=1e-3)
+
+
+def test_least_squares_is_ridge_regression_where_residuals_are_linear() -> None:
+    """Minimum, Jacobian and convergence against the normal equations; played from a tape and compiled alike."""
+    generator = np.random.default_rng(0)
+    slopes, offset = generator.normal(size=(9, 3)), generator.normal(size=9)
+    centre, spread = generator.normal(size=3), np.asarray([0.1, 1.0, 1e-6])
+    prior = np.diag(spread**-2.0)
+    expected = np.linalg.solve(slopes.T @ slopes + prior, slopes.T @ offset + prior @ centre)
+    with jax.enable_x64(True):
+        both = with_jacobian(lambda point: jnp.asarray(slopes) @ point - offset)
+        for measured in (both, quick(both), jax.jit(both)):
+            found, converged, jacobian = least_squares(measured, centre, spread)
+            assert converged
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+            np.testing.assert_allclose(jacobian, slopes, rtol=1e-9)
+
+
+def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch) -> None:
+    monkeypatch.setitem(least_squares.__globals__, "MAX_STEPS", 1)
+    with jax.enable_x64(True):
+        assert not least_squares(with_jacobian(lambda point: jnp.exp(point) - 9.0), np.zeros(2), np.ones(2))[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_fit_is_the_played_one(measured, monkeypatch) -> None:
+    """Where no tape can be made, the fit is compiled, and finds the same factors."""
+    start = efficiency_document_of("default")
+    monkeypatch.setattr(residuals_and_slopes, "programs", {})
+    played = fit(measured[:30], start)
+    assert [program.compiled for program in residuals_and_slopes.programs.values()] == [None]
+
+    def no_tape(*_: object) -> None:
+        raise NoKernelError("none")
+
+    monkeypatch.setattr(compiling, "record", no_tape)
+    monkeypatch.setattr(residuals_and_slopes, "programs", {})
+    compiled = fit(measured[:30], start)
+    assert all(program.compiled for program in residuals_and_slopes.programs.values())
+    assert compiled.efficiency == pytest.approx(played.efficiency, rel=1e-4)
+    assert compiled.singular_values == pytest.approx(played.singular_values, rel=1e-4, abs=1e-9)
+    assert compiled.converged and played.converged
 
 
 def write(path: Path, rows: list[dict[str, str]], header: list[str] | None = None) -> Path:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..compiling import quick
 from ..phases.end_to_end import evaluate
 from ..spec.deployment import (
     Deployment,
@@ -37,6 +38,9 @@ LEAST_ROWS = 128
 SMALL_TABLE = 2048
 QUICK = {"xla_backend_optimization_level": 0}
 """Options under which XLA compiles in half the time; a program of few rows gains nothing from better code."""
+
+PATIENCE = 3e-3
+"""About what compiling takes under them for each instruction [s]."""
 
 
 class Row(eqx.Module):
@@ -131,15 +135,15 @@ def row_time(row: Row, efficiency: Efficiency) -> Any:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of stacked rows and more, compiled: fast to compile for a small table, fast to run for a large one."""
-    quick, thorough = jax.jit(function, compiler_options=QUICK), jax.jit(function)
+    hasty, thorough = jax.jit(function, compiler_options=QUICK), jax.jit(function)
 
     def choose(rows: Row, *others: Any) -> Any:
-        return (quick if rows.weight.size <= SMALL_TABLE else thorough)(rows, *others)
+        return (hasty if rows.weight.size <= SMALL_TABLE else thorough)(rows, *others)
 
     return choose
 
 
-@compiled
+@functools.partial(quick, compile_=compiled, patience=PATIENCE)
 def _times(rows: Row, efficiency: Efficiency) -> Any:
     return jax.vmap(lambda row: row_time(row, efficiency))(rows)
 
