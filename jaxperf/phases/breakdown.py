@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -92,6 +93,7 @@ def split(columns: Columns) -> Rows:
     return {name: Row(*columns.values[index]) for index, name in enumerate(columns.names)}
 
 
+@partial(jax.jit, inline=True)
 def breakdown_columns(
     model: Model,
     system: System,

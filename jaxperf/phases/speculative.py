@@ -5,6 +5,8 @@ once. It yields \(\tau = 1 + p_1 + p_1 p_2 + \dots\) tokens (see `drafts`). Levi
 
 from __future__ import annotations
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -148,6 +150,7 @@ def _together(mine: PhaseCost, *others: PhaseCost) -> PhaseCost:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), mine, *others)
 
 
+@partial(jax.jit, static_argnames=("assembly",), inline=True)
 def speculate(
     model: Model,
     system: System,

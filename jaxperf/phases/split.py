@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,7 @@ class _Side(eqx.Module):
     head: Scalar
 
 
+@partial(jax.jit, inline=True)
 def layer_split(
     model: Model,
     gpu: System,
