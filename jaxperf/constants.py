@@ -13,6 +13,12 @@ MICRO: Final = 1e-6
 GROUP_SLOTS: Final = 4
 """Layer groups that a model may have; unused slots hold a group of zero layers and cost nothing."""
 
+PLACE_BITS: Final = 24
+"""Layers in a word of a group's places: a float32 holds so many bits."""
+
+PLACE_WORDS: Final = 6
+"""Words of a group's places."""
+
 TIER_SLOTS: Final = 3
 """Fabric tiers that a system may have; unused slots add no reach and no time."""
 

@@ -47,6 +47,15 @@ def _convert(value: Array, *, new_dtype: np.dtype) -> Array:
     return np.where(value >= bounds.max, high, np.where(value <= bounds.min, low, inside))[()]
 
 
+def _polynomial(value: Array, *coefficients: Array, unroll: int | None = None) -> Array:
+    """Horner's rule, the lowest coefficient first; how a loop would be unrolled plays no part."""
+    del unroll
+    result = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        result = result * value + coefficient
+    return result
+
+
 def _ones(value: Array) -> Array:
     return np.bitwise_count(value).astype(np.asarray(value).dtype)
 
@@ -164,6 +173,8 @@ SAME: dict[str, Kernel] = {
     "add": np.add,
     "add_any": np.add,
     "and": np.bitwise_and,
+    "bitcast_convert_type": lambda value, *, new_dtype: np.asarray(value).view(new_dtype)[()],
+    "polynomial": _polynomial,
     "population_count": _ones,
     "shift_left": np.left_shift,
     "argmax": _first(np.argmax),
@@ -173,7 +184,6 @@ SAME: dict[str, Kernel] = {
     "clamp": lambda low, value, high: np.minimum(np.maximum(value, low), high),
     "concatenate": lambda *values, dimension: np.concatenate(values, dimension),
     "convert_element_type": _convert,
-    "copy": lambda value: value,
     "cos": np.cos,
     "cumlogsumexp": _along(np.logaddexp.accumulate),
     "cummax": _along(np.maximum.accumulate),
@@ -195,6 +205,7 @@ SAME: dict[str, Kernel] = {
     "is_finite": np.isfinite,
     "le": np.less_equal,
     "log": np.log,
+    "log2": np.log2,
     "log1p": np.log1p,
     "logistic": lambda value: np.reciprocal(1 + np.exp(-value)),
     "lt": np.less,
@@ -220,7 +231,6 @@ SAME: dict[str, Kernel] = {
     "square": np.square,
     "squeeze": lambda value, *, dimensions: np.squeeze(value, tuple(dimensions)),
     "stack": lambda *values, axis: np.stack(values, axis),
-    "stop_gradient": lambda value: value,
     "sub": np.subtract,
     "unstack": lambda value, *, axis: list(np.moveaxis(value, axis, 0)),
     "tanh": np.tanh,
@@ -261,6 +271,8 @@ def parameters_of(name: str, given: dict[str, Any], read: list[Any], written: li
     if not types <= TYPES or given.get("out_dtype") is not None or any(0 in value.shape for value in read):
         return None
     if name == "pad" and (not given["padding_config"] or any(between for _, _, between in given["padding_config"])):
+        return None
+    if name == "bitcast_convert_type" and read[0].dtype.itemsize != written[0].dtype.itemsize:
         return None
     if name == "gather":
         numbers = given["dimension_numbers"]

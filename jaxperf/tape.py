@@ -123,6 +123,9 @@ def _while(*operands: Any, test: Tape, body: Tape, test_constants: int, body_con
 
 
 _PLAYERS: dict[str, Callable[..., Any]] = {**KERNELS, "cond": _cond, "scan": _scan, "while": _while}
+PASSED = {"copy", "stop_gradient", "optimization_barrier"}
+"""Primitives that give what they are given: no instruction."""
+
 _SEVERAL = {"cond", "scan", "while", "split", "unstack"}
 
 
@@ -161,9 +164,10 @@ class _Recorder:
 
     def instruction(self, equation: Any, read: tuple[int, ...]) -> tuple[int, ...]:
         """Where the results of an equation are that reads these places."""
-        name, parameters = equation.primitive.name, _parameters(equation)
-        if name in ("copy", "stop_gradient"):
+        name = equation.primitive.name
+        if name in PASSED:
             return read
+        parameters = _parameters(equation)
         key = (name, read, repr(sorted(parameters.items()))) if name in KERNELS else None
         if key in self.known:
             return self.known[key]
@@ -194,6 +198,14 @@ class _Recorder:
         return tuple(at(atom) for atom in jaxpr.outvars)
 
 
+def _loop_operands(given: dict[str, Any]) -> tuple[int, int]:
+    """How many operands of a loop stay the same and how many it carries; newer versions of JAX hold them as trees."""
+    if "ft_in" in given:
+        constants, carried, _ = given["ft_in"].unpack()
+        return len(list(constants)), len(list(carried))
+    return given["num_consts"], given["num_carry"]
+
+
 def _parameters(equation: Any) -> dict[str, Any]:
     """What an equation's player takes besides its operands."""
     name, given = equation.primitive.name, equation.params
@@ -202,12 +214,13 @@ def _parameters(equation: Any) -> dict[str, Any]:
     if name == "scan":
         if not given["length"]:
             raise NoKernelError("no kernel for a loop of no rounds")
+        constants, carried = _loop_operands(given)
         return {
             "body": _Recorder().program(given["jaxpr"]),
             "length": int(given["length"]),
             "reverse": bool(given["reverse"]),
-            "constants": given["num_consts"],
-            "carried": given["num_carry"],
+            "constants": constants,
+            "carried": carried,
         }
     if name == "while":
         return {

@@ -137,6 +137,11 @@ def _tokens(value: float | None) -> str:
     return "any" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def _pressure(share: float) -> str:
+    """A share of the room for the KV cache; where there is hardly any, only that it is far too much."""
+    return f"{share:.1%}" if share < 100 else "> 10,000%"
+
+
 def metrics_table(out: Console, result: dict) -> None:
     """Latency, throughput, utilisation and cost."""
     m, slo = result["metrics"], result["workload"]
@@ -156,7 +161,7 @@ def metrics_table(out: Console, result: dict) -> None:
         ("MBU", f"{m['mbu']:.1%}", "of peak bandwidth, decode"),
         ("largest batch", f"{m['max_batch']:,}", "fits beside these activations"),
         ("longest context", _tokens(result["memory"]["max_context_tokens"]), "at this batch, beside these activations"),
-        ("KV pressure", f"{result['memory']['kv_pressure']:.1%}", "of the room for KV cache"),
+        ("KV pressure", _pressure(result["memory"]["kv_pressure"]), "of the room for KV cache"),
     ]
     if math.isfinite(m["usd_per_million_tokens"]):
         rows.append(("$ per million tokens", figure(m["usd_per_million_tokens"]), "output, device price"))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..constants import GROUP_SLOTS
+from ..constants import GROUP_SLOTS, PLACE_BITS, PLACE_WORDS
 from ..ops import Scalar, stack
 
 
@@ -126,12 +126,6 @@ class Model(eqx.Module):
 STATE_OPERATIONS = {"linear": 7.0, "state-space": 6.0}
 """FLOPs a state element and token in decode: the delta rule decays, reads, corrects and writes (7); Mamba-2 decays,
 adds an outer product and reads (6, arXiv:2405.21060)."""
-
-PLACE_BITS = 24
-"""Layers in a word of `places`: a float32 holds so many bits."""
-
-PLACE_WORDS = 6
-"""Words of `places`."""
 
 
 def place_words(places: list[int]) -> np.ndarray:

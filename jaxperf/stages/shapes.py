@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..constants import PLACE_BITS, PLACE_WORDS
 from ..ops import EXACT, Ops, Scalar, choose, clamp, larger, smaller
 from ..spec.deployment import Engine
-from ..spec.model import INDEX_SCALE_BYTES, PLACE_BITS, PLACE_WORDS, Attention, LayerGroup
+from ..spec.model import INDEX_SCALE_BYTES, Attention, LayerGroup
 
 STATE_BYTES = 4.0
 """Bytes an element of recurrent state: fp32, as the published configs ask (`mamba_ssm_dtype`)."""

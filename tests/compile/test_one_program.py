@@ -7,10 +7,10 @@ import itertools
 import jax
 import numpy as np
 
+from jaxperf.constants import PLACE_WORDS
 from jaxperf.load import deployment, load_model, load_system, workload
 from jaxperf.phases.end_to_end import evaluate
 from jaxperf.spec.library import names
-from jaxperf.spec.model import PLACE_WORDS
 
 LAYOUTS = [
     dict(),

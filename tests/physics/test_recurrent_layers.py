@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 import jaxperf
 from jaxperf.compiling import quick
+from jaxperf.constants import PLACE_BITS, PLACE_WORDS
 from jaxperf.errors import InputError
 from jaxperf.load import evaluate_quick
 from jaxperf.ops import EXACT
 from jaxperf.phases.breakdown import breakdown
 from jaxperf.spec.documents.model import group_places
 from jaxperf.spec.library import find, names, validate
-from jaxperf.spec.model import PLACE_BITS, PLACE_WORDS, as_arrays, build_model, place_words, stack_groups
+from jaxperf.spec.model import as_arrays, build_model, place_words, stack_groups
 from jaxperf.stages.flops import attention_flops, recent_pairs
 from jaxperf.stages.latency import attention_timing
 from jaxperf.stages.memory import parameters

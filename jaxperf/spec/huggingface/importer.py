@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...constants import WEIGHT_CLASSES
+from ...constants import PLACE_BITS, PLACE_WORDS, WEIGHT_CLASSES
 from ...errors import InputError
 from ..library import validate
-from ..model import PLACE_BITS, PLACE_WORDS
 from .config import Config, assume, flag, present, read_object, section, shown, text, whole
 from .family import FAMILIES, not_read, promised_format, repository_of, slug, text_config
 from .formats import check_layers, class_formats
