@@ -238,6 +238,17 @@ def settle_together(tree: Any, alive: Scalar) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
+def reals(*trees: Any) -> Any:
+    """The pytrees with what came in as Python integers as reals: products of counts soon leave 32 bits. Integer arrays,
+    which stand for choices, stay."""
+
+    def real(leaf: Any) -> Any:
+        counts = getattr(leaf, "weak_type", False) and jnp.issubdtype(leaf.dtype, jnp.integer)
+        return jnp.asarray(leaf, float) if counts else leaf
+
+    return jax.tree.map(real, trees)
+
+
 def optional(condition: Scalar, compute: Callable[[], Any], otherwise: Any) -> Any:
     """Scalars that are computed where a condition holds, else a pytree of numbers; skipped at run time unless the
     condition is vmapped."""

@@ -8,6 +8,7 @@ import atexit
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Programs here run once: compiling them without LLVM's optimisations halves the suite. Before JAX is imported. (XLA's
@@ -25,6 +26,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import hypothesis
 import jax
 import pytest
+
+from .commands import Commands
 
 # Traces make many objects that all stay: looking for garbage among them takes long, and finds little.
 gc.set_threshold(100_000, 50, 100)
@@ -57,6 +60,15 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference figures are absent: no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The command line, with a cache that all workers share (see `Commands`)."""
+    cache = tmp_path_factory.getbasetemp().parent / "jaxperf-cli-cache"
+    commands = Commands(tmp_path_factory.mktemp("commands"), cache)
+    yield commands
+    commands.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, choose
+from ..ops import EXACT, Ops, Scalar, choose, reals
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -104,6 +104,7 @@ def breakdown_columns(
 ) -> dict[str, Columns]:
     """`breakdown` with the rows of a phase in one array, which compiles in half the time of hundreds of scalars; decode
     is a step of `tokens` new tokens a sequence."""
+    model, system, deployment, workload = reals(model, system, deployment, workload)
     ready = prepare(model, system, deployment, workload, ops)
     plan, stacked = ready.plan, ready.stacked
     chunk, prompts = deployment.engine.chunk, workload.prefill_batch

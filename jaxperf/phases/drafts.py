@@ -115,7 +115,11 @@ def prediction_layer(model: Model) -> Model:
     ]
     last = jnp.argmax(jnp.stack(ends))
     groups = tuple(
-        eqx.tree_at(lambda g: (g.count, g.first), group, (jnp.asarray(last == index, float), jnp.zeros(())))
+        eqx.tree_at(
+            lambda g: (g.count, g.first, g.places),
+            group,
+            (jnp.asarray(last == index, float), jnp.zeros(()), jnp.zeros_like(group.places)),
+        )
         for index, group in enumerate(model.groups)
     )
     return eqx.tree_at(lambda m: m.groups, model, groups)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, choose, larger, optional, settle
+from ..ops import EXACT, Ops, Scalar, choose, larger, optional, reals, settle
 from ..spec.deployment import Deployment, Parallelism
 from ..spec.model import LayerGroup, Model
 from ..spec.system import System
@@ -102,6 +102,7 @@ def evaluate(
 
     **Returns:** `Metrics`.
     """
+    model, system, deployment, workload = reals(model, system, deployment, workload)
     layout = deployment.parallelism
     ready = prepare(model, system, deployment, workload, ops)
     plan, stacked, shares = ready.plan, ready.stacked, ready.shares

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, choose, larger
+from ..ops import EXACT, Ops, Scalar, choose, larger, reals
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import System
@@ -170,6 +170,7 @@ def speculate(
     **Arguments:** as in `evaluate`, and a `Speculation` (`chain`, `tree`, or by names `jaxperf.speculation`).
     **Returns:** `Speculated`.
     """
+    model, system, deployment, workload = reals(model, system, deployment, workload)
     quiet = _compressed(without_host_steps(speculation.deployment))
     speculation = eqx.tree_at(lambda s: s.deployment, speculation, quiet)
     tokens = deployment.engine.kv_kept * (workload.isl + workload.osl + speculation.verified)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..ops import EXACT, Ops, Scalar, choose
+from ..ops import EXACT, Ops, Scalar, choose, reals
 from ..spec.deployment import Deployment
 from ..spec.model import LayerGroup, Model, stack_groups
 from ..spec.system import System
@@ -94,6 +94,7 @@ def layer_split(
     layers are (llama.cpp: `--n-gpu-layers` above L). One device each, weights where they are computed with; a prompt's
     weights are not copied to the GPU.
     """
+    model, gpu, cpu, workload = reals(model, gpu, cpu, workload)
     stacked, layers = stack_groups(model), model.layers
     on_cpu = jax.vmap(lambda group: layers_below(group, layers - layers_on_gpu))(stacked)
     whole = choose(layers_on_gpu > layers - 0.5, 1.0, 0.0)
@@ -104,7 +105,8 @@ def layer_split(
     )
 
     def spent(work: Pass, tokens: Scalar) -> Spent:
-        crossing = bus.alpha + work.rows * model.hidden_size * gpu_deployment.precision.activations / bus.bandwidth
+        vectors = work.rows * model.boundary_vectors * model.hidden_size
+        crossing = bus.alpha + vectors * gpu_deployment.precision.activations / bus.bandwidth
         on_gpu, on_cpu = (_time(side, work, stacked, ops) for side in sides)
         runtime = [host_time(side.plan, work.chunks, work.sequences, tokens) for side in sides]
         hops = some * (2 - whole) * crossing * work.chunks

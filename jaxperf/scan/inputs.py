@@ -14,7 +14,7 @@ from ..load import efficiency_document_of
 from ..spec.deployment import build_efficiency, build_engine, build_precision, precision_document
 from ..spec.documents.engine import OFFLOADED
 from ..spec.library import find
-from ..spec.model import Model, build_model
+from ..spec.model import Model, build_model, without_places
 from ..spec.system import build_system, trimmed
 from ..spec.workload import Slo
 from .engine import Arguments, Inputs, Point, Values
@@ -99,8 +99,9 @@ def _group_inputs(prepared: Prepared, group: Group) -> tuple[Model, Inputs]:
         osl=np.asarray(group.osl, real),
         slo=on_host(Slo(space.slo_ttft, space.slo_tpot)),
     )
-    slots = max(len(spec.document["layer_groups"]) for spec in prepared.models.values())
-    built = build_model(model.document)
+    documents = [spec.document for spec in prepared.models.values()]
+    slots = max(len(document["layer_groups"]) for document in documents)
+    built = without_places(build_model(model.document), documents)
     return on_host(eqx.tree_at(lambda m: m.groups, built, built.groups[:slots])), inputs
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -89,15 +91,16 @@ class FeedForward(eqx.Module):
 class LayerGroup(eqx.Module):
     """`count` layers of one shape: from layer `first`, the first `run` of every `period` layers.
 
-    Irregular places are bits of `places` (see `place_words`), which are 0 for regular ones; `period` is then the mean
-    distance between them. A layer's half reads and writes `residual_vectors` hidden vectors a token for its residual.
+    Irregular places are bits of `places` (see `place_words`), which are 0 for regular ones, or None where all models of
+    a program are simple (see `without_places`); `period` is then the mean distance between them. A layer's half reads
+    and writes `residual_vectors` hidden vectors a token for its residual.
     """
 
     count: Scalar
     first: Scalar
     period: Scalar
     run: Scalar
-    places: Scalar
+    places: Scalar | None
     residual_vectors: Scalar
     norm_vectors: Scalar
     attention: Attention
@@ -105,7 +108,11 @@ class LayerGroup(eqx.Module):
 
 
 class Model(eqx.Module):
-    """A language model's text part. `groups` has `GROUP_SLOTS` entries, unused ones with count 0."""
+    """A language model's text part. `groups` has `GROUP_SLOTS` entries, unused ones with count 0.
+
+    Hidden vectors of a token: `boundary_vectors` that pass a pipeline stage's boundary, the mean over boundaries, and
+    `live_vectors` that are kept at once: 1, or the streams of hyper-connections, or the blocks of attention residuals.
+    """
 
     hidden_size: Scalar
     vocabulary_size: Scalar
@@ -115,6 +122,8 @@ class Model(eqx.Module):
     final_norm_vectors: Scalar
     lm_head_bias: Scalar
     max_context: Scalar
+    boundary_vectors: Scalar
+    live_vectors: Scalar
     groups: tuple[LayerGroup, ...]
 
     @property
@@ -167,8 +176,13 @@ def _residual_vectors(document: dict) -> Any:
         return 4 * streams + 2
     if not block:
         return 4
-    layers = sum(group["count"] for group in document["layer_groups"])
-    return 5 + -(-layers // block) / (2 * block)
+    return 5 + _residual_blocks(document) / (2 * block)
+
+
+def _residual_blocks(document: dict) -> int:
+    """Blocks whose sums attention residuals attend to, 0 where there are none."""
+    block, layers = document["residual_block_layers"], sum(group["count"] for group in document["layer_groups"])
+    return -(-layers // block) if block else 0
 
 
 INDEX_SCALE_BYTES = 4
@@ -278,7 +292,7 @@ def build_model(document: dict) -> Model:
     The numbers are Python ints, so counts of parameters and bytes are exact to the unit; a traced value that stands in
     the document stays traced. Pass the result through `as_arrays` for kernels.
     """
-    residual = _residual_vectors(document)
+    residual, streams, blocks = _residual_vectors(document), document["residual_streams"], _residual_blocks(document)
     groups = [_group(group, residual) for group in document["layer_groups"]]
     groups += [_empty(groups[0])] * (GROUP_SLOTS - len(groups))
     limit = document["max_context_tokens"]
@@ -291,8 +305,20 @@ def build_model(document: dict) -> Model:
         final_norm_vectors=document["final_norm_vectors"],
         lm_head_bias=int(document["lm_head_bias"]),
         max_context=float("inf") if limit is None else limit,
+        boundary_vectors=streams + blocks / 2,
+        live_vectors=streams + blocks,
         groups=tuple(groups),
     )
+
+
+def without_places(model: Model, documents: Iterable[dict]) -> Model:
+    """The model for a program that prices those of some documents alone: without places where all have one group of
+    layers, a prefix and the rest, or two that take turns. Fewer stages then need a look."""
+    groups = [document["layer_groups"] for document in documents]
+    simple = all(len(each) <= 2 and all(not g["layers"] and g["period"] <= 2 for g in each) for each in groups)
+    if not simple:
+        return model
+    return eqx.tree_at(lambda m: m.groups, model, tuple(replace(group, places=None) for group in model.groups))
 
 
 def stack_groups(model: Model) -> LayerGroup:
@@ -301,7 +327,7 @@ def stack_groups(model: Model) -> LayerGroup:
 
 
 def as_arrays(tree: Any) -> Any:
-    """The same pytree with every leaf a JAX array: floats of the default width; integer arrays stay what they are."""
+    """The same pytree with every leaf a JAX array: floats of the default width; integer arrays of JAX stay integers."""
     real = jax.dtypes.canonicalize_dtype(float)
     leaves, structure = jax.tree.flatten(tree)
     plain = [index for index, leaf in enumerate(leaves) if not isinstance(leaf, jax.Array)]

@@ -77,7 +77,8 @@ def layer_communication(
     experts = spread * exchanged + (1 - spread) * replicated
 
     if work.decode:
-        context = links.cp_reduce.time(work.rows * shape.heads * shape.value_size * width, ops)
+        value_size = shape.value_size / attention.kept_share
+        context = links.cp_reduce.time(work.rows * shape.heads * value_size * width, ops)
     else:
         visible = ops.minimum(work.mean_context, attention.window - 1 + work.new_tokens)
         context = links.cp_gather.time(work.sequences * visible * shape.kv_elements * precision.kv_cache)
@@ -117,7 +118,8 @@ def head_communication(plan: Plan, work: Pass) -> Scalar:
 
 
 def hop_communication(plan: Plan, work: Pass) -> Scalar:
-    """All pp − 1 stage boundaries together [s]: rows·D/tp·b_a point to point, then an all-gather over tp."""
-    layout = plan.deployment.parallelism
-    row_bytes = work.rows * plan.model.hidden_size * plan.deployment.precision.activations
+    """All pp − 1 stage boundaries together [s]: rows·D/tp·b_a point to point, then an all-gather over tp, of every
+    vector that the residual carries."""
+    layout, model = plan.deployment.parallelism, plan.model
+    row_bytes = work.rows * model.boundary_vectors * model.hidden_size * plan.deployment.precision.activations
     return plan.links.hops.time(row_bytes / layout.tp) + (layout.pp - 1) * plan.links.tp_gather.time(row_bytes)

@@ -17,7 +17,7 @@ from .adapters import layer_adapter_bytes
 from .placement import Rooms, rooms, stacked
 from .plan import Plan
 from .popularity import expert_slots
-from .shapes import STATE_BYTES, cached_elements, kv_heads_on_rank, recurrent_inputs
+from .shapes import STATE_BYTES, cached_elements, recurrent_inputs
 
 _NO_SEQUENCE = 1e-6  # fewer sequences than this are none: keeps the pressure of a full device finite
 
@@ -59,10 +59,11 @@ def attention_parameters(attention: Attention, hidden: Scalar) -> tuple[Scalar, 
         ordinary * (hidden * query * (1 + a.output_gate) + output + a.qkv_bias * query)
         + ordinary * a.sinks * a.query_heads
         + a.latent * (query_input * query_rope + up + output + a.output_gate * hidden * heads_out)
-        + a.linear * (hidden * (2 * keys + 3 * values) + a.state_gates * hidden * a.state_value_heads)
-        + a.linear * (a.convolution_width * (2 * keys + values) + 2 * a.state_value_heads)
+        + a.linear * (hidden * 3 * values + a.state_gates * hidden * a.state_value_heads)
+        + a.linear * (a.convolution_width * values + 2 * a.state_value_heads)
     )
     shared_heads = ordinary * (hidden + a.qkv_bias) * key_value
+    shared_heads += a.linear * (hidden + a.convolution_width) * 2 * keys
     replicated = (
         a.latent * (hidden * a.q_rank + hidden * (a.kv_rank + a.rope_head_size) + a.q_rank + a.kv_rank)
         + a.output_bias * hidden
@@ -172,7 +173,8 @@ def layer_weight_bytes(group: LayerGroup, hidden: Scalar, deployment: Deployment
     layout, precision = deployment.parallelism, deployment.precision
     layer = layer_parameters(group, hidden)
     tp = layout.tp
-    key_value = layer.key_value * kv_heads_on_rank(group.attention, tp, ops) / ops.at_least(group.attention.kv_heads, 1)
+    heads = group.attention.kv_heads + group.attention.linear * group.attention.state_key_heads
+    key_value = layer.key_value * ops.at_least(heads / tp, 1.0) / ops.at_least(heads, 1)
     attention = layer.attention / tp + key_value + layer.replicated
     experts = expert_slots(group.feed_forward.experts, deployment.engine.experts) * layer.expert / layout.ranks
     return (
@@ -185,23 +187,27 @@ def layer_weight_bytes(group: LayerGroup, hidden: Scalar, deployment: Deployment
     )
 
 
-def layer_kv_bytes(group: LayerGroup, tokens: Scalar, deployment: Deployment, ops: Ops) -> Scalar:
+def layer_kv_bytes(group: LayerGroup, tokens: Scalar, deployment: Deployment, ops: Ops, states: Scalar = 1.0) -> Scalar:
     """KV cache and recurrent state of one sequence and layer on one device [bytes].
 
     ⌈min(S, w)/block⌉ blocks a sequence, split over cp; key/value heads split over at most Hkv ranks; MLA's latent
     and an indexer's keys are replicated over tp; a compressed cache holds its most recent tokens besides. State does
-    not grow with the sequence: 4 B an element, and the K − 1 last inputs of the convolution. A layer that reads
+    not grow with the sequence: 4 B an element, and the K − 1 last inputs of the convolution; `states` of them where
+    drafted tokens may be refused. A layer that reads
     another's cache has none of its own.
     """
     layout, precision, engine = deployment.parallelism, deployment.precision, deployment.engine
     a = group.attention
     token, state = cached_elements(a, layout.tp, ops)
-    kept = ops.minimum(tokens, a.window) + ops.minimum(tokens, a.recent) / a.kept_share
-    blocks = ops.ceil_divide(kept, engine.block_tokens)
-    entry = token * precision.kv_cache + a.index_bytes * a.kept_share
-    cache = a.stored * blocks * engine.block_tokens * entry / layout.cp
-    convolution = ops.at_least(a.convolution_width - 1, 0.0) * recurrent_inputs(a, layout.tp)
-    return cache + state * STATE_BYTES + convolution * precision.activations
+    entry, index = token * precision.kv_cache, a.index_bytes * a.kept_share
+
+    def stored(kept: Scalar, width: Scalar) -> Scalar:
+        return ops.ceil_divide(kept, engine.block_tokens) * engine.block_tokens * width
+
+    cache = stored(ops.minimum(tokens, a.window), entry + index)
+    cache = a.stored * (cache + stored(ops.minimum(tokens, a.recent), entry / a.kept_share)) / layout.cp
+    convolution = ops.at_least(a.convolution_width - 1, 0.0) * recurrent_inputs(a, layout.tp, ops)
+    return cache + states * (state * STATE_BYTES + convolution * precision.activations)
 
 
 def embedding_bytes(model: Model, layout: Parallelism, precision: Precision) -> Scalar:
@@ -229,8 +235,9 @@ def activation_bytes(
 ) -> Scalar:
     """Live activations of the widest layer, the larger of the two phases, with the decode logits [bytes].
 
-    Decode: rows·(4D + 2·Hkv·dk)·b_a + 4 B·rows·V/tp; a prefill chunk: rows·(2D + widest part)·b_a, the widest part the
-    larger of (Hq + 2Hkv)·dk/tp, 3F/tp and k·(D + 3Fe)/moe_tp.
+    Decode: rows·((2 + 2v)·D + 2·Hkv·dk)·b_a + 4 B·rows·V/tp; a prefill chunk: rows·((1 + v)·D + widest part)·b_a, with
+    v hidden vectors in a residual (1, or several streams) and the widest part the larger of (Hq + 2Hkv)·dk/tp, 3F/tp
+    and k·(D + 3Fe)/moe_tp.
     """
     hidden, tp, moe_tp = model.hidden_size, layout.tp, layout.ranks / layout.ep
 
@@ -242,8 +249,9 @@ def activation_bytes(
 
     kv, widest = (EXACT.maximum(*unstack(found)) for found in jax.vmap(sizes)(stacked))
     logits = 4.0 * model.vocabulary_size / tp
-    decode = decode_rows * ((4 * hidden + kv) * precision.activations + logits)
-    prefill = prefill_rows * (2 * hidden + widest) * precision.activations + logits
+    vectors = model.live_vectors
+    decode = decode_rows * ((2 * (1 + vectors) * hidden + kv) * precision.activations + logits)
+    prefill = prefill_rows * ((1 + vectors) * hidden + widest) * precision.activations + logits
     alive = model.vocabulary_size
     return ops.maximum(settle(decode, alive), settle(prefill, alive))
 
@@ -311,7 +319,8 @@ def device_memory(
     if engine.options is not None:
         layer = layer + jax.vmap(lambda group: layer_adapter_bytes(group, hidden, deployment, ops))(stacked)
     kept = ops.at_least(tokens, engine.contiguous_tokens)
-    cache = jax.vmap(lambda group: layer_kv_bytes(group, kept, deployment, ops))(stacked)
+    states = 1.0 if beside is None else beside.tokens
+    cache = jax.vmap(lambda group: layer_kv_bytes(group, kept, deployment, ops, states))(stacked)
     count = shares.shape[1]
     first, last = embedding_bytes(model, layout, precision), head_bytes(model, layout, precision, ops)
     alone = 1 - ops.above(layout.pp, 1.5)
@@ -356,15 +365,22 @@ def _capacity_in_use(memory: Memory, room: Rooms) -> Scalar:
     return jnp.sum(used * tiers.capacity)
 
 
-def _cache_growth(stacked: LayerGroup, deployment: Deployment, ops: Ops) -> tuple[Scalar, Scalar, Scalar]:
+def _cache_growth(
+    stacked: LayerGroup, deployment: Deployment, ops: Ops, states: Scalar = 1.0
+) -> tuple[Scalar, Scalar, Scalar]:
     """How the KV cache of a layer of each group grows: `state` [groups] that every sequence has [bytes], then, of the
     groups' windows and of their recent tokens, bytes a token and the tokens at which that ends [2·groups]."""
     block, attention = deployment.engine.block_tokens, stacked.attention
     plain = eqx.tree_at(lambda g: g.attention.recent, stacked, jnp.zeros_like(attention.recent))
     tokens = jnp.stack([0.0 * block, block])
-    held = jax.vmap(lambda group: jax.vmap(lambda some: layer_kv_bytes(group, some, deployment, ops))(tokens))(plain)
+
+    def grown(group: LayerGroup) -> Scalar:
+        return jax.vmap(lambda some: layer_kv_bytes(group, some, deployment, ops, states))(tokens)
+
+    held = jax.vmap(grown)(plain)
     state, token = held[:, 0], (held[:, 1] - held[:, 0]) / block
-    rates = jnp.concatenate([token, token / attention.kept_share])
+    index = attention.stored * attention.index_bytes * attention.kept_share / deployment.parallelism.cp
+    rates = jnp.concatenate([token, (token - index) / attention.kept_share])
     return state, rates, jnp.concatenate([attention.window, attention.recent])
 
 
@@ -384,7 +400,8 @@ def longest_context(
     contiguous tokens of an engine that does not page fit.
     """
     block, contiguous = deployment.engine.block_tokens, deployment.engine.contiguous_tokens
-    state, rates, window = _cache_growth(stacked, deployment, ops)
+    states = 1.0 if beside is None else beside.tokens
+    state, rates, window = _cache_growth(stacked, deployment, ops, states)
     counts = jnp.concatenate([shares, shares])
     if beside is not None:
         more = _cache_growth(beside.stacked, beside.deployment, ops)

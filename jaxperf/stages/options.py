@@ -120,7 +120,7 @@ def _eager_rows(core: Operator, options: Options, work: Pass, ops: Ops) -> dict[
         return ops.minimum(prior, core.window - 1) + work.new_tokens
 
     context = (seen(work.prior) + seen(work.last_context - work.new_tokens)) / 2
-    scores = shape.heads * context * core.activation_width / core.cp
+    scores = shape.heads * context / core.recent_weight * core.activation_width / core.cp
     cached = shape.kv_elements * core.kv_width * context / (core.cp if work.decode else 1.0)
     return {
         "attention scores": Elementwise(eager, work.sequences * work.new_tokens, SCORE_PASSES * scores),

@@ -112,11 +112,12 @@ def cached_elements(attention: Attention, tp: Scalar, ops: Ops) -> tuple[Scalar,
     return token, a.linear * a.state_value_heads * a.head_size * a.value_head_size / tp
 
 
-def recurrent_inputs(attention: Attention, tp: Scalar) -> Scalar:
+def recurrent_inputs(attention: Attention, tp: Scalar, ops: Ops) -> Scalar:
     """Queries, keys and values of a recurrent layer's token on one rank, which its convolution mixes with the tokens
-    before it [elements]: (2·Hk·dk + Hv·dv)/tp."""
+    before it [elements]: 2·max(1, Hk/tp)·dk + Hv·dv/tp, as key heads (Mamba-2's groups) shard at most Hk ways."""
     a = attention
-    return a.linear * (2 * a.state_key_heads * a.head_size + a.state_value_heads * a.value_head_size) / tp
+    keys = ops.at_least(a.state_key_heads / tp, 1.0) * a.head_size
+    return a.linear * (2 * keys + a.state_value_heads * a.value_head_size / tp)
 
 
 def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: Scalar, ops: Ops) -> AttentionShape:
@@ -141,15 +142,16 @@ def attention_shape(attention: Attention, hidden: Scalar, tp: Scalar, absorbed: 
     latent_elements = a.kv_rank + a.rope_head_size
     kept, state = cached_elements(a, tp, ops)
     own_keys = a.stored * kv_heads * (dk + dv * a.value_projection)
-    mixed = recurrent_inputs(a, tp)
+    mixed = recurrent_inputs(a, tp, ops)
     return AttentionShape(
         qkv_n=ordinary * (a.query_heads * dk * (1 + a.output_gate) / tp + own_keys)
         + latent * (a.query_heads * nope_rope / tp + has_q_rank * a.index_size)
-        + linear * (2 * a.state_key_heads * dk + a.state_value_heads * (2 * dv + a.state_gates)) / tp
+        + mixed
+        + linear * a.state_value_heads * (dv + a.state_gates) / tp
         + ordinary * _indexer_columns(a),
         qkv_k=hidden + latent * has_q_rank * (a.q_rank - hidden),
         down_n=latent * (a.q_rank + latent_elements + a.output_gate * out_size / tp + _indexer_columns(a))
-        + a.extra_projections / hidden,
+        + a.present * a.extra_projections / hidden,
         up_n=latent * (1 - a.direct) * a.query_heads * (dk + dv) / tp,
         up_k=a.kv_rank,
         out_k=((ordinary + latent) * output + linear * a.state_value_heads * dv) / tp,
@@ -220,6 +222,8 @@ def layers_below(group: LayerGroup, layer: Scalar) -> Scalar:
     full = EXACT.floor_divide(offset, group.period)
     within = clamp(offset - full * group.period, 0.0, group.run)  # below 0 only where the period is not whole
     regular = smaller(full * group.run + within, group.count)
+    if group.places is None:
+        return regular
     starts = jnp.arange(0.0, float(PLACE_BITS * PLACE_WORDS), float(PLACE_BITS))
     held = clamp(layer - starts, 0.0, float(PLACE_BITS)).astype(jnp.int32)
     words = jnp.asarray(group.places).astype(jnp.int32)
@@ -227,35 +231,26 @@ def layers_below(group: LayerGroup, layer: Scalar) -> Scalar:
     return choose(jnp.any(words > 0), jnp.asarray(listed, float), regular)
 
 
-CANDIDATES = 8
+CANDIDATES, FEW = 16, 8
 """Pipeline stages among which the slowest and the fullest are sought (see `stage_shares`)."""
 
 
 def stage_shares(group: LayerGroup, layers: Scalar, pp: Scalar, ops: Ops) -> Scalar:
-    """Layers of one group in each of the `CANDIDATES` for the slowest pipeline stage, [CANDIDATES] [layers].
+    """Layers of one group in each of the candidates for the slowest pipeline stage, [candidates] [layers].
 
     Stages are contiguous; the first L mod pp hold one layer more. The candidates are all stages where there are no more
-    than that; else the first two of each size, the last of each and those before them, the first and the last stage
-    among them: every stage that can be the extreme when groups are a prefix or alternate. Relaxed degrees keep these
-    values and take the gradient of count/pp.
+    than that; else the first four and the last four of each size, among which is every stage that can be the extreme
+    when groups are a prefix or repeat themselves soon; the first two and the last two where a group has no `places`.
+    Relaxed degrees keep these values and take the gradient of count/pp.
     """
     base = EXACT.floor_divide(layers, pp)
     extra = layers - base * pp
-    last = pp - 1
-    ends = jnp.stack(
-        [
-            0.0 * pp,
-            smaller(last, 1.0),
-            larger(extra - 2, 0.0),
-            larger(extra - 1, 0.0),
-            smaller(extra, last),
-            smaller(extra + 1, last),
-            larger(last - 1, 0.0),
-            last,
-        ]
-    )
-    every = smaller(jnp.arange(float(CANDIDATES)), last)
-    stage = choose(pp > CANDIDATES + 0.5, ends, every)
+    last, count = pp - 1, FEW if group.places is None else CANDIDATES
+    steps = [float(number) for number in range(count // 4)]
+    ends = [smaller(last, step) for step in steps] + [larger(extra - 1 - step, 0.0) for step in reversed(steps)]
+    ends += [smaller(extra + step, last) for step in steps] + [larger(last - step, 0.0) for step in reversed(steps)]
+    every = smaller(jnp.arange(float(count)), last)
+    stage = choose(pp > count + 0.5, jnp.stack(ends), every)
     start = stage * base + smaller(stage, extra)
     size = base + EXACT.above(extra, stage)
     below = jax.vmap(layers_below, (None, 0))

@@ -29,7 +29,8 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
     Reads min(prior, w − 1) cached tokens and its own, no more than its queries choose (T·top-k), and an indexer's keys
     of all of them; writes its own; the same of the recent tokens beside a compressed cache. Context-parallel ranks
     split the reads of a decode step, and in a prefill ring each streams every key past its own queries. Recurrent state
-    is read and written, its convolution's inputs, too.
+    is read once and written once, by a decode step of several drafted tokens after each, as one of them may be the last
+    that is accepted; the inputs of its convolution likewise.
     """
     shape = core.shape
     visible = ops.minimum(prior, core.window - 1) + work.new_tokens
@@ -43,7 +44,8 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
         shape.kv_elements * core.kv_width * (1 - ops.minimum(shape.rebuilt_elements, 1.0))
         + shape.rebuilt_elements * core.activation_width
     )
-    state = 2 * (shape.state_elements * STATE_BYTES + shape.state_inputs * core.activation_width)
+    turns = 1 + (work.new_tokens if work.decode else 1.0)
+    state = turns * (shape.state_elements * STATE_BYTES + shape.state_inputs * core.activation_width)
     recent, written = _recent_tokens(core, work, ops)
     entry = core.recent_weight * shape.kv_elements * core.kv_width
     cache = work.sequences * (
@@ -52,7 +54,8 @@ def attention_bytes(core: AttentionCore, work: Pass, prior: Scalar, ops: Ops) ->
         + core.stored * work.new_tokens * (shape.kv_elements * core.kv_width + core.index_bytes) / core.cp
         + state
     )
-    row = shape.heads * (shape.score_size + shape.value_size) + shape.mixed_elements + shape.gated_elements
+    heads = shape.heads * (shape.score_size + shape.value_size) * core.recent_weight
+    row = heads + shape.mixed_elements + shape.gated_elements
     return Bytes(0.0 * cache, core.present * cache, core.present * work.rows * row * core.activation_width)
 
 
@@ -61,8 +64,10 @@ def _recent_tokens(core: AttentionCore, work: Pass, ops: Ops) -> tuple[Scalar, S
     [tokens]."""
     present, chunks = smaller(core.recent, 1.0), ops.at_least(work.chunks, 1.0)
     full = present * (core.recent - 1)
-    missing = larger(full - work.prior, 0.0) / chunks
-    return present * (full - missing + work.new_tokens), ops.minimum(work.new_tokens, core.recent)
+    missing = larger(full - work.prior, 0.0)
+    short = ops.minimum(ops.ceil_divide(missing, ops.at_least(work.new_tokens, 1.0)), chunks)
+    missed = short * missing - work.new_tokens * short * (short - 1) / 2
+    return present * (full - missed / chunks + work.new_tokens), ops.minimum(work.new_tokens, core.recent)
 
 
 def traffic(operator: Operator, work: Pass, ops: Ops) -> Bytes:

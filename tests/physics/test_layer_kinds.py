@@ -68,9 +68,9 @@ def test_mamba_2_flops_a_token():
 
 @pytest.mark.parametrize("tokens", [64, 128, 1024, 65536])
 def test_a_compressed_cache_holds_its_entries_and_the_recent_tokens(tokens: int):
-    """S/4 entries of key and index, and the last 128 tokens, in blocks of 16 tokens each."""
-    entries = tokens / 4 + min(tokens, 128)
-    assert _cache(KINDS["compressed"], tokens) == pytest.approx(entries * (64 * 2 + 16 + 4), rel=0.02)
+    """S/4 entries of key and index, and the last 128 tokens without an index, in blocks of 16 tokens each."""
+    held = tokens / 4 * (64 * 2 + 16 + 4) + min(tokens, 128) * 64 * 2
+    assert _cache(KINDS["compressed"], tokens) == pytest.approx(held, rel=0.02)
     assert kv_elements_per_token(_model(KINDS["compressed"])) == 64 / 4
     assert index_bytes_per_token(_model(KINDS["compressed"])) == (16 + 4) / 4
 

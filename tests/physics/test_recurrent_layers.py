@@ -19,10 +19,10 @@ from jaxperf.ops import EXACT
 from jaxperf.phases.breakdown import breakdown
 from jaxperf.spec.documents.model import group_places
 from jaxperf.spec.library import find, names, validate
-from jaxperf.spec.model import as_arrays, build_model, place_words, stack_groups
+from jaxperf.spec.model import as_arrays, build_model, place_words, stack_groups, without_places
 from jaxperf.stages.flops import attention_flops, recent_pairs
 from jaxperf.stages.latency import attention_timing
-from jaxperf.stages.memory import parameters
+from jaxperf.stages.memory import layer_kv_bytes, layer_weight_bytes, parameters
 from jaxperf.stages.operators import AttentionCore
 from jaxperf.stages.plan import make_plan
 from jaxperf.stages.shapes import CANDIDATES, Pass, attention_shape, layers_below, stage_shares
@@ -32,6 +32,15 @@ from . import specs
 
 SYSTEM = jaxperf.load_system("gb200-nvl72")
 BREAKDOWN = quick(breakdown)
+
+
+@quick
+def STAGES(model, counts):
+    """Layers of every group in every candidate, [counts, groups, candidates]."""
+    groups = stack_groups(model)
+    return jax.vmap(lambda count: jax.vmap(lambda group: stage_shares(group, model.layers, count, EXACT))(groups))(
+        counts
+    )
 
 
 class Counted:
@@ -168,6 +177,84 @@ def _core(name: str, tp: float, group: int = 0) -> AttentionCore:
     )
 
 
+def test_a_verify_pass_writes_a_state_after_each_drafted_token():
+    """One is read, as many are written as tokens may be the last accepted; as many are kept."""
+    core, batch = _core("nemotron-h-56b", tp=8), 4
+    one, five = (
+        attention_bytes(core, eqx.tree_at(lambda w: w.new_tokens, _step(batch), jnp.asarray(t)), 4096.0, EXACT)
+        for t in (1.0, 5.0)
+    )
+    assert float(five.kv_cache / one.kv_cache) == pytest.approx(6 / 2)
+    group = jaxperf.load_model("nemotron-h-56b").groups[0]
+    deployed = as_arrays(jaxperf.deployment("nemotron-h-56b", tp=8, efficiency="ideal"))
+    held = [float(layer_kv_bytes(group, jnp.asarray(100.0), deployed, EXACT, jnp.asarray(n))) for n in (1.0, 5.0)]
+    assert held[1] == pytest.approx(5 * held[0])
+
+
+@pytest.mark.parametrize("name, heads, tp", [("nemotron-h-56b", 8, 32), ("qwen3.5-397b-a17b", 16, 32)])
+def test_key_heads_shard_at_most_so_many_ways(name: str, heads: int, tp: int):
+    """Beyond, every rank has one whole key head: in its projection, its convolution and its weights."""
+    document = next(g for g in find("model", name).document["layer_groups"] if g["attention"]["state_key_heads"])
+    layer, model = document["attention"], jaxperf.load_model(name)
+    assert layer["state_key_heads"] == heads
+    values = layer["state_value_heads"] * (layer["value_head_size"] or layer["head_size"]) / tp
+    mixed = 2 * layer["head_size"] + values
+    shape = _core(name, tp=float(tp)).shape
+    assert float(shape.mixed_elements) == mixed
+    gates = 1 if layer["kind"] == "state-space" else 2
+    assert float(shape.qkv_n) == mixed + values + gates * layer["state_value_heads"] / tp
+    wide, narrow = (
+        float(layer_weight_bytes(model.groups[0], model.hidden_size, specs.deployment(tp=float(n)), EXACT))
+        for n in (heads, tp)
+    )
+    keys = 2 * layer["head_size"] * (float(model.hidden_size) + layer["convolution_width"]) * 2
+    assert narrow > keys and wide - narrow < wide - keys
+
+
+def test_streams_cross_stages_and_take_room():
+    """Four streams: four times the bytes of a hop, and three more vectors a row of the chunk in memory."""
+    model = jaxperf.load_model("deepseek-v4-pro")
+    plain = eqx.tree_at(lambda m: (m.boundary_vectors, m.live_vectors), model, (jnp.asarray(1.0), jnp.asarray(1.0)))
+    assert float(model.boundary_vectors) == float(model.live_vectors) == 4
+    free = eqx.tree_at(lambda s: [t.alpha for t in s.fabric], SYSTEM, [0.0 * t.alpha for t in SYSTEM.fabric])
+    deployed = as_arrays(jaxperf.deployment("deepseek-v4-pro", tp=4, ep=4, pp=4, efficiency="ideal"))
+    work = as_arrays(jaxperf.workload(8192, 256, 64))
+    hops = [float(BREAKDOWN(m, free, deployed, work)["prefill"]["pipeline hops"].time) for m in (model, plain)]
+    assert hops[0] == pytest.approx(4 * hops[1], rel=1e-3)
+    rooms = [float(evaluate_quick(m, SYSTEM, deployed, work).memory.activations) for m in (model, plain)]
+    assert rooms[0] - rooms[1] == pytest.approx(3 * 8192 * 7168 * 2, rel=1e-6)
+    kimi = jaxperf.load_model("kimi-k3")
+    assert (float(kimi.boundary_vectors), float(kimi.live_vectors)) == (1 + 8 / 2, 1 + 8)
+
+
+def test_queries_of_compressed_attention_move_at_their_own_size():
+    """Queries of 512 elements and outputs of 512, of 128 heads, whatever 128 tokens of the cache take."""
+    moved = attention_bytes(_core("deepseek-v4-pro", tp=1), _step(1.0), jnp.asarray(4096.0), EXACT)
+    assert float(moved.activations) == 128 * (512 + 512) * 2
+
+
+@pytest.mark.parametrize("size, chunks, prior", [(32, 8, 0), (32, 3, 0), (64, 4, 100), (200, 3, 0), (1, 300, 0)])
+def test_recent_tokens_of_short_chunks_are_counted_one_chunk_at_a_time(size: int, chunks: int, prior: int):
+    whole = _prompt(float(size), float(prior), float(chunks))
+    core = eqx.tree_at(lambda c: c.index_bytes, _core("deepseek-v4-pro", tp=1.0), jnp.asarray(0.0))
+    none = eqx.tree_at(lambda c: c.recent, core, jnp.asarray(0.0))
+    with_, without = (attention_bytes(c, whole, whole.prior, EXACT).kv_cache for c in (core, none))
+    read = sum(min(prior + n * size, 127) + size for n in range(chunks)) / chunks + min(size, 128)
+    assert float(with_ - without) == pytest.approx(read * 512 * 2, rel=1e-6)
+
+
+def test_plain_numbers_are_counted_in_reals():
+    """A model of Python integers gives what one of arrays gives, also where a product of them leaves 32 bits."""
+    document = specs.model_document(specs.group(2, specs.attention(), specs.dense()), hidden=16384, vocabulary=262144)
+    deployed, work = as_arrays(specs.deployment()), as_arrays(specs.workload())
+    one, other = (
+        evaluate_quick(model, SYSTEM, deployed, work).memory.weights
+        for model in (build_model(document), as_arrays(build_model(document)))
+    )
+    assert float(one) == pytest.approx(float(other), rel=1e-6)
+    assert float(other) > 2 * 2 * 262144 * 16384
+
+
 def test_prefill_of_a_recurrent_layer_grows_with_the_prompt_alone():
     """Twice the tokens, twice the FLOPs; a chunk costs more than token by token would, by the products inside it."""
     core = _core("qwen3.5-397b-a17b", tp=1)
@@ -263,7 +350,7 @@ def test_stages_hold_whole_layers_of_each_kind(name: str):
 
 
 @pytest.mark.parametrize("name", ["nemotron-3-ultra-550b-a55b", "kimi-k3", "qwen3.5-397b-a17b", "deepseek-v4-pro"])
-@pytest.mark.parametrize("stages", range(1, CANDIDATES + 1))
+@pytest.mark.parametrize("stages", [1, 2, 3, 5, 8, 13, CANDIDATES])
 def test_every_stage_of_a_short_pipeline_is_a_candidate(name: str, stages: int):
     document = find("model", name).document
     model = jaxperf.load_model(name)
@@ -274,6 +361,26 @@ def test_every_stage_of_a_short_pipeline_is_a_candidate(name: str, stages: int):
     shares = [stage_shares(g, model.layers, jnp.asarray(float(stages)), EXACT) for g in model.groups]
     found = np.stack([np.asarray(share)[:stages] for share in shares[: len(held)]])
     np.testing.assert_array_equal(found, np.stack(held))
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_the_slowest_stage_is_found(name: str):
+    """By any cost of each kind of layer, of all stages up to 16 and for every number of them where the kinds repeat
+    themselves; by the program of a scan likewise."""
+    document = find("model", name).document
+    model = jaxperf.load_model(name)
+    listed = any(group["layers"] for group in document["layer_groups"])
+    layers, rng = int(model.layers), np.random.default_rng(0)
+    stages = np.arange(1, min(layers, 17 if listed else 33))
+    counts = [*stages, *([] if listed else [layers])]
+    for trimmed in (model, without_places(model, [document])):
+        shares = STAGES(trimmed, jnp.asarray(counts, float))
+        for count, share in zip(counts, np.asarray(shares), strict=True):
+            base, more = divmod(layers, int(count))
+            edges = np.cumsum([0] + [base + (stage < more) for stage in range(count)])
+            held = np.stack([np.histogram(group_places(group), edges)[0] for group in document["layer_groups"]])
+            costs = rng.uniform(size=(20, len(held)))
+            np.testing.assert_allclose((costs @ share[: len(held)]).max(1), (costs @ held).max(1), rtol=1e-5)
 
 
 @given(st.sets(st.integers(0, PLACE_BITS * PLACE_WORDS - 1), min_size=1))

@@ -31,6 +31,8 @@ def _heads_rule(attention: dict, where: str) -> None:
 
 def _projections_rule(attention: dict, where: str) -> None:
     among, all_ = attention.get("extra_projections", 0), attention.get("extra_parameters", 0)
+    if among and attention.get("kind") == "none":
+        raise InputError(f"{where}.extra_projections: a layer without attention has none; leave it out")
     if among > all_:
         raise InputError(
             f"{where}.extra_projections: {among} is more than the {all_} extra_parameters; choose 0 to {all_}"
