@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -26,7 +22,8 @@ from jaxperf.dram3d import (
 )
 from jaxperf.spec.library import find, validate
 
-ROOT = Path(__file__).resolve().parents[1]
+from .commands import Call
+
 GB, MM2, UM = 1e9, 1e-6, 1e-6
 
 HYBRID = {
@@ -144,21 +141,13 @@ def test_interfaces_multiply_pins():
     assert data_pin_count(1e-4, 1e-5, 0.5, interfaces=4) == 4 * data_pin_count(1e-4, 1e-5, 0.5)
 
 
-def call(*words: object) -> subprocess.CompletedProcess:
-    """`python -m jaxperf specs dram3d ...` or another command line, with what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    environment.pop("JAXPERF_DEBUG", None)
-    command = [sys.executable, "-m", "jaxperf", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-
-
 def options(**changes: object) -> list[object]:
     """The words of `HYBRID` with some options changed; None leaves one out."""
     chosen = {**HYBRID, **{"--" + name.replace("_", "-"): value for name, value in changes.items()}}
     return [word for option, value in chosen.items() if value is not None for word in (option, value)]
 
 
-def test_the_command_prints_the_figures():
+def test_the_command_prints_the_figures(call: Call):
     done = call("specs", "dram3d", *options(energy_pJ_per_bit=0.88), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -172,14 +161,14 @@ def test_the_command_prints_the_figures():
     assert text.returncode == 0 and "125,000 GB/s" in text.stdout and "80 GB" in text.stdout
 
 
-def test_a_standard_interface_by_its_pins():
+def test_a_standard_interface_by_its_pins(call: Call):
     words = ["--data-pins", 2048, "--data-rate-gbps", 8, "--dies", 12, "--stacks", 8, "--json"]
     found = json.loads(call("specs", "dram3d", *words).stdout)
     assert math.isclose(found["bandwidth_bytes_per_s"], 16.384e12, rel_tol=1e-12)
     assert found["capacity_bytes"] is None and found["power_W"] is None and found["pads_per_die"] is None
 
 
-def test_a_power_limit_slows_the_pins():
+def test_a_power_limit_slows_the_pins(call: Call):
     found = json.loads(call("specs", "dram3d", *options(energy_pJ_per_bit=0.88, power_W=100), "--json").stdout)
     assert found["limited_by"] == "power"
     assert math.isclose(found["power_W"], 100, rel_tol=1e-9)
@@ -213,13 +202,13 @@ def test_a_power_limit_slows_the_pins():
         (dict(into="h100-sxm-8", out="x.json", capacity_per_die_GB=None), "--into needs a capacity"),
     ],
 )
-def test_bad_input_ends_in_one_line(changes, says):
+def test_bad_input_ends_in_one_line(call: Call, changes, says):
     done = call("specs", "dram3d", *options(**changes))
     assert done.returncode == 2 and done.stdout == ""
     assert says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
-def test_a_system_with_stacks_is_valid_and_faster_pins_lower_tpot(tmp_path):
+def test_a_system_with_stacks_is_valid_and_faster_pins_lower_tpot(call: Call, tmp_path):
     """specs dram3d --into -> specs validate -> estimate: the round trip."""
     times = []
     for rate in (0.01, 0.02):
@@ -235,7 +224,7 @@ def test_a_system_with_stacks_is_valid_and_faster_pins_lower_tpot(tmp_path):
     assert times[1] < times[0]
 
 
-def test_a_stack_slower_than_another_memory_stands_behind_it(tmp_path):
+def test_a_stack_slower_than_another_memory_stands_behind_it(call: Call, tmp_path):
     """Tiers are listed fastest first: a slow stack in place of the Corsair's SRAM comes after its LPDDR."""
     path = tmp_path / "slow.json"
     words = ["--data-pins", 1024, "--data-rate-gbps", 0.4, "--dies", 4, "--capacity-per-die-GB", 2]
@@ -244,7 +233,7 @@ def test_a_stack_slower_than_another_memory_stands_behind_it(tmp_path):
     assert list(device["memory"]) == ["lpddr", TIER] and device["main_memory"] == TIER
 
 
-def test_the_written_system_says_where_its_figures_come_from(tmp_path):
+def test_the_written_system_says_where_its_figures_come_from(call: Call, tmp_path):
     path = tmp_path / "stacked.json"
     words = ["specs", "dram3d", *options(), "--into", "h100", "--out", path, "--name", "h100-stacked-8"]
     assert call(*words).returncode == 0

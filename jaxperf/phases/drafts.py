@@ -6,10 +6,12 @@ arXiv:2211.17192; trees: SpecInfer, arXiv:2305.09781; multi-token prediction (MT
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..constants import PLACE_WORDS
 from ..ops import Scalar
 from ..spec.deployment import Deployment
 from ..spec.model import Model
@@ -115,11 +117,7 @@ def prediction_layer(model: Model) -> Model:
     ]
     last = jnp.argmax(jnp.stack(ends))
     groups = tuple(
-        eqx.tree_at(
-            lambda g: (g.count, g.first, g.places),
-            group,
-            (jnp.asarray(last == index, float), jnp.zeros(()), jnp.zeros_like(group.places)),
-        )
+        replace(group, count=jnp.asarray(last == index, float), first=jnp.zeros(()), places=jnp.zeros(PLACE_WORDS))
         for index, group in enumerate(model.groups)
     )
     return eqx.tree_at(lambda m: m.groups, model, groups)

@@ -13,7 +13,7 @@ from jaxperf.cli.layout import check_layout
 from jaxperf.errors import InputError
 from jaxperf.spec.library import find
 
-from .conftest import ROOT, Call
+from ..commands import ROOT, Call
 
 MODEL = json.loads((ROOT / "specs" / "models" / "llama-3.1-8b.json").read_text())
 SYSTEM = json.loads((ROOT / "specs" / "systems" / "h100-sxm-8.json").read_text())

@@ -21,7 +21,7 @@ from jaxperf.compiling import quick
 from jaxperf.load import deployment, evaluate, load_model, load_system, workload
 from jaxperf.phases.breakdown import breakdown, breakdown_columns, split
 
-from .conftest import ROOT, Call
+from ..commands import ROOT, Call
 
 CONFIGURATION = ("--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", 8, "--batch", 64)
 METRICS = {
@@ -264,3 +264,10 @@ def test_faults_and_interrupts_have_their_exit_codes(
         assert main(["specs", "list"]) == code
         found = capsys.readouterr()
         assert found.out == "" and text in found.err and "Traceback" not in found.err
+
+
+@pytest.mark.parametrize("words", [("specs", "list", "models"), ("estimate", "--model", "gpt2", "--system", "nothing")])
+def test_a_process_started_anew_says_the_same(call: Call, words: tuple[str, ...]) -> None:
+    """The other tests fork theirs from one that has imported everything."""
+    forked, started = call(*words), call(*words, anew=True)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)

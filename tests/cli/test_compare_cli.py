@@ -11,7 +11,7 @@ import pytest
 from jaxperf.cli.estimate_compare import operators, ratio, ratios, replaced
 from jaxperf.errors import InputError
 
-from .conftest import Call
+from ..commands import Call
 
 BASE = ("--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", 8, "--batch", 64)
 INT4 = "--weights int4 --tp 4"

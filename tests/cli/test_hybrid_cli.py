@@ -19,7 +19,7 @@ from jaxperf.phases.pools import decoding, filling
 from jaxperf.phases.split import Bus, layer_split
 from jaxperf.spec.model import as_arrays
 
-from .conftest import Call
+from ..commands import Call
 
 Price = Callable[..., dict]
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .conftest import Call
+from ..commands import Call
 
 BASE = ("estimate", "--model", "llama-2-7b", "--isl", "256", "--osl", "32", "--efficiency", "ideal", "--json")
 

@@ -14,7 +14,7 @@ import pytest
 
 from jaxperf.plots.roofline import LABELLED, roofline_figure
 
-from .conftest import Call
+from ..commands import Call
 
 CONFIGURATION = ("--model", "deepseek-v3", "--system", "h200-8", "--tp", 8, "--batch", 64, "--isl", 512, "--osl", 64)
 

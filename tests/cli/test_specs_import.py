@@ -9,8 +9,8 @@ import pytest
 
 from jaxperf.spec.library import read_json, validate
 
+from ..commands import Call
 from ..spec.configs import LLAMA, MIXTRAL, NEMOTRON, published, written
-from .conftest import Call
 
 QUANT = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
 

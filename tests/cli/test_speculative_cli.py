@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .conftest import Call
+from ..commands import Call
 
 BASE = ("estimate", "--model", "llama-3.1-70b", "--system", "h100-sxm-8", "--tp", "8", "--batch", "8")
 DRAFT = ("--draft", "llama-3.1-8b", "--acceptance", "0.8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .conftest import Call
+from ..commands import Call
 
 WORDS = ("estimate", "--model", "gpt2", "--system", "rtx-4090-1", "--isl", 9, "--osl", 9)
 
