@@ -45,6 +45,4 @@ class Commands:
     def close(self) -> None:
         """Ends the process that the others are forked from."""
         if self.server is not None:
-            assert self.server.stdin
-            self.server.stdin.close()
-            self.server.wait(timeout=60)
+            self.server.communicate(timeout=60)
