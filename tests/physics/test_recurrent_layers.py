@@ -18,8 +18,9 @@ from jaxperf.load import evaluate_quick
 from jaxperf.ops import EXACT
 from jaxperf.phases.breakdown import breakdown
 from jaxperf.spec.documents.model import group_places
+from jaxperf.spec.implied import place_words
 from jaxperf.spec.library import find, names, validate
-from jaxperf.spec.model import as_arrays, build_model, place_words, stack_groups, without_places
+from jaxperf.spec.model import as_arrays, build_model, stack_groups, without_places
 from jaxperf.stages.flops import attention_flops, recent_pairs
 from jaxperf.stages.latency import attention_timing
 from jaxperf.stages.memory import layer_kv_bytes, layer_weight_bytes, parameters
