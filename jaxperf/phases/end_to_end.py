@@ -90,8 +90,8 @@ def evaluate(
     """Latency, throughput, memory and feasibility of one configuration.
 
     Pure, of scalars; `jax.jit`, `jax.vmap` and `jax.grad` apply to it. One compiled program serves every model and
-    system; the trace is kept, so that a second program around it is traced in a twentieth of the time. The five stages
-    run on one operator table: memory, FLOPs, traffic, communication, latency.
+    system; the trace is kept for every further program around it. The five stages run on one operator table: memory,
+    FLOPs, traffic, communication, latency.
 
     **Arguments:**
 

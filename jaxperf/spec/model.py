@@ -267,7 +267,7 @@ def as_arrays(tree: Any) -> Any:
     real = jax.dtypes.canonicalize_dtype(float)
     leaves, structure = jax.tree.flatten(tree)
     plain = [index for index, leaf in enumerate(leaves) if not isinstance(leaf, jax.Array)]
-    # All in one call: it takes a tenth of the time that they take one by one.
+    # All in one call: one by one they take three times as long.
     moved = jax.device_put([np.asarray(leaves[index], real) for index in plain])
     leaves = [leaf if not isinstance(leaf, jax.Array) else _as_real(leaf, real) for leaf in leaves]
     for index, leaf in zip(plain, moved, strict=True):
