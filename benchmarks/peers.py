@@ -104,7 +104,7 @@ def aiconfigurator(mode: str) -> tuple[Price, dict[str, Any]]:
 
     def price(tp: int, batch: int) -> tuple[float, float]:
         asked = config.RuntimeConfig(batch_size=batch, isl=ISL, osl=OSL)
-        row = sessions[tp].run_static(asked, "static").get_summary_df().iloc[0]
+        row: Any = sessions[tp].run_static(asked, "static").get_result_dict()  # its own sweep's way: no table a row
         return row["ttft"] / 1e3, row["tpot"] / 1e3
 
     return price, {"version": version("aiconfigurator"), "note": f"{engine} {latest}; TTFT is of the whole batch"}
@@ -164,7 +164,7 @@ def genz() -> tuple[Price, dict[str, Any]]:
             parallelism_heirarchy=f"TP{{{tp}}}_EP{{1}}_PP{{1}}",
         )
         prefill = prefill_moddeling(batch_size=1, input_tokens=ISL, **same)
-        decode = decode_moddeling(batch_size=batch, input_tokens=ISL, output_tokens=OSL, Bb=1, **same)
+        decode = decode_moddeling(batch_size=batch, input_tokens=ISL, output_tokens=OSL // 2, Bb=1, **same)
         return prefill["Latency"] / 1e3, decode["Latency"] / 1e3
 
     return price, {"version": version("genz-llm")}
@@ -283,7 +283,8 @@ def apart(name: str, python: str, path: str | None, seconds: float) -> dict[str,
         return {"name": name, "failed": str(error)[-300:]}
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:
-        return {"name": name, "failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][-300:]}
+        said = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return {"name": name, "failed": f"exit {done.returncode}: {said[-300:]}"}
     return {"name": name, "load_before": load} | json.loads(lines[-1].removeprefix(MARK))
 
 
@@ -296,6 +297,8 @@ def line(found: dict[str, Any], scan: float | None) -> str:
     text = f"{found['name']:24s} {found['version']:>8s} {found['evaluations_per_s']:15,.1f} evaluations/s"
     if "ttft_s" in found:
         text += f", TTFT {1e3 * found['ttft_s']:8.1f} ms, TPOT {1e3 * found['tpot_s']:6.2f} ms"
+    if "note" in found:
+        text += f" ({found['note']})"
     if scan and found["name"] != "jaxperf scan":
         text += f"; jaxperf's scan is {scan / found['evaluations_per_s']:,.0f} × as fast"
     return text
@@ -342,7 +345,11 @@ def main() -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print("\n" + MARK + json.dumps(measured(*json.loads(arguments.one))))
+        try:
+            found = measured(*json.loads(arguments.one))
+        except Exception as error:  # whatever a peer raises is its line
+            found = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+        print("\n" + MARK + json.dumps(found))
         return 0
     if not arguments.seconds > 0:
         print(f"peers: --seconds: {arguments.seconds} is not above 0", file=sys.stderr)

@@ -257,6 +257,9 @@ UNREAD = {"memory_space", "accuracy", "sharding", "out_sharding", "weak_type", "
 """Parameters that say where or how a device computes, not what."""
 
 
+EMPTY = {"concatenate", "cumsum", "reduce_sum"}
+"""Primitives whose kernels do for arrays without entries."""
+
 TYPES = {np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64, np.uint32, np.bool_)}
 """Types that NumPy computes with as compiled programs do."""
 
@@ -268,7 +271,8 @@ def parameters_of(name: str, given: dict[str, Any], read: list[Any], written: li
     real = len(types) == 1 and all(np.issubdtype(kind, np.floating) for kind in types)
     if name not in KERNELS or (name in REAL and not real) or (name in FLAGS and types != {np.dtype(bool)}):
         return None
-    if not types <= TYPES or given.get("out_dtype") is not None or any(0 in value.shape for value in read):
+    empty = name not in EMPTY and any(0 in value.shape for value in read)
+    if not types <= TYPES or given.get("out_dtype") is not None or empty:
         return None
     if name == "pad" and (not given["padding_config"] or any(between for _, _, between in given["padding_config"])):
         return None

@@ -26,12 +26,13 @@ class NoKernelError(Exception):
 @dataclass(frozen=True)
 class Tape:
     """Instructions (name, parameters, places read, places written) over numbered places: first `start` as it stands
-    (constants), of which the arguments overwrite those at `arguments`; `types` are theirs."""
+    (constants), of which the arguments overwrite those at `arguments`; `types` and `shapes` are theirs."""
 
     instructions: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]]
     start: list[Any]
     arguments: tuple[int, ...]
     types: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
     results: tuple[int, ...]
 
     @property
@@ -150,7 +151,8 @@ class _Recorder:
         arguments = tuple(places[var] for var in jaxpr.invars)
         results = self.inline(jaxpr, places)
         types = tuple(str(var.aval.dtype) for var in jaxpr.invars)
-        return Tape(self.instructions, self.start, arguments, types, results)
+        shapes = tuple(tuple(var.aval.shape) for var in jaxpr.invars)
+        return Tape(self.instructions, self.start, arguments, types, shapes, results)
 
     def place(self, value: Any = None) -> int:
         self.start.append(value)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperf.scan import Keep, load_space, scan
-from jaxperf.scan.engine import Inputs, Point, program, scores_of, wanted_metrics
+from jaxperf.scan.engine import Inputs, Point, hardware_of, judged, priced, program, wanted_metrics
 from jaxperf.scan.inputs import block_arguments, group_inputs, point_of
 from jaxperf.scan.keep import reductions
 from jaxperf.scan.plan import Prepared, block_shape, prepare
@@ -183,8 +183,10 @@ def flat_step(kept: tuple[Any, ...], size: int) -> Callable[..., Any]:
         mine = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), everything)
 
         def one(item: FlatList) -> Any:
-            own = eqx.tree_at(lambda i: (i.isl, i.osl), inputs, (item.isl, item.osl))
-            return scores_of(model, own, item.point, item.batch, item.chunk, item.point.real, wanted)
+            lengths, hardware = (item.isl, item.osl, inputs.slo), hardware_of(inputs, item.point)
+            metrics = priced(model, hardware, inputs.engine, lengths, item.batch, item.chunk)
+            scores, reason = judged(metrics, item.point.real, wanted)
+            return scores, reason.astype(jnp.int8)
 
         scores, reason = jax.vmap(one)(mine)
         zero, first = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperf.constants import DTYPES
-from jaxperf.scan.engine import Inputs, evaluate_block, scores_of
+from jaxperf.scan.engine import Inputs, evaluate_block, hardware_of, judged, priced
 from jaxperf.scan.inputs import block_arguments, group_inputs
 from jaxperf.scan.plan import Shape, prepare
 
@@ -63,8 +63,9 @@ def flat_total(factors: Any, model: Any, inputs: Inputs, mine: Any) -> tuple[Any
     changed = scaled(inputs, factors)
 
     def one(item: Any) -> Any:
-        own = eqx.tree_at(lambda i: (i.isl, i.osl), changed, (item.isl, item.osl))
-        return scores_of(model, own, item.point, item.batch, item.chunk, item.point.real, ("e2e",))[0][0]
+        lengths, hardware = (item.isl, item.osl, changed.slo), hardware_of(changed, item.point)
+        metrics = priced(model, hardware, changed.engine, lengths, item.batch, item.chunk)
+        return judged(metrics, item.point.real, ("e2e",))[0][0]
 
     return total(jax.vmap(one)(mine))
 

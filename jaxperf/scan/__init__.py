@@ -38,6 +38,7 @@ def scan(
     journal: str | Path | None = None,
     resume: bool = False,
     devices: int = 1,
+    backend: str | None = None,
     memory: float | None = None,
     unit: int = UNIT,
     processes: Processes | None = None,
@@ -51,7 +52,8 @@ def scan(
     **Arguments:** a `Space`, its dict form, the path of a TOML file, or None for the embedded default space;
     `progress`, called after each block; what to `keep`; a `table` of all configurations to write (.parquet or .csv);
     a `journal` of finished units, and whether to `resume` from it; how many of this process's `devices` to use (0: all
-    of them); `memory` that blocks may take [bytes]; configurations of a `unit`; the `processes` that share the scan.
+    of them); the `backend`, "native" (machine code for one CPU) or "xla" (any devices), None for the fastest; `memory`
+    that blocks may take [bytes]; configurations of a `unit`; the `processes` that share the scan.
 
     **Returns:** `ScanResult`. **Raises** `InputError` for a space that is wrong or holds no configuration, and for a
     journal that is of another scan.
@@ -66,6 +68,7 @@ def scan(
         journal=None if journal is None else Path(journal),
         resume=resume,
         devices=devices,
+        backend=backend,
         memory=memory,
         unit=unit,
         processes=processes or Processes(),

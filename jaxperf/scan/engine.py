@@ -66,21 +66,35 @@ class Arguments(eqx.Module):
     place: Place
 
 
-def configuration(inputs: Inputs, point: Point, batch: Any, chunk: Any) -> tuple[Any, Deployment, Workload]:
-    """System, deployment and workload of one configuration of a group."""
+class Hardware(eqx.Module):
+    """What a row runs on and in which formats: its system, efficiency and precision, and its degrees."""
+
+    system: Any
+    efficiency: Any
+    precision: Any
+    degrees: Any
+
+
+def configuration(
+    hardware: Hardware, engine: Any, lengths: tuple[Any, Any, Slo], batch: Any, chunk: Any
+) -> tuple[Any, Deployment, Workload]:
+    """System, deployment and workload of one configuration; `lengths` are prompt and output [tokens], and targets."""
+    isl, osl, slo = lengths
+    one = jnp.ones((), jnp.result_type(float))
+    layout = Parallelism(*[hardware.degrees[i] for i in range(len(DEGREES))], replicas=one)
+    engine = eqx.tree_at(lambda e: e.chunk, engine, chunk)
+    deployment = Deployment(layout, hardware.precision, engine, hardware.efficiency)
+    return hardware.system, deployment, Workload(isl, osl, batch, one, slo)
+
+
+def hardware_of(inputs: Inputs, point: Point) -> Hardware:
+    """What a point's indices stand for."""
     system = point.system
     if inputs.systems is not None:
         system = jax.tree.map(lambda leaf: leaf[point.system], inputs.systems)
     efficiency = jax.tree.map(lambda leaf: leaf[point.efficiency], inputs.efficiencies)
     precision = jax.tree.map(lambda leaf: leaf[point.precision], inputs.precisions)
-    one = jnp.ones((), inputs.isl.dtype)
-    layout = Parallelism(*[point.degrees[i] for i in range(len(DEGREES))], replicas=one)
-    engine = eqx.tree_at(lambda e: e.chunk, inputs.engine, chunk)
-    return (
-        system,
-        Deployment(layout, precision, engine, efficiency),
-        Workload(inputs.isl, inputs.osl, batch, one, inputs.slo),
-    )
+    return Hardware(system, efficiency, precision, point.degrees)
 
 
 def score(metrics: Metrics, name: str) -> Any:
@@ -91,16 +105,20 @@ def score(metrics: Metrics, name: str) -> Any:
     return jnp.where((metrics.feasible > 0) & jnp.isfinite(value), value, -jnp.inf)
 
 
-def scores_of(
-    model: Model, inputs: Inputs, point: Point, batch: Any, chunk: Any, real: Any, wanted: tuple[str, ...]
-) -> tuple[tuple[Any, ...], Any]:
-    """Scores of the `wanted` metrics of one configuration, −∞ where it is not `real`, and its int8 reason, then −1."""
-    system, deployment, workload = configuration(inputs, point, batch, chunk)
-    metrics = evaluate(model, system, deployment, workload)
+def priced(
+    model: Model, hardware: Hardware, engine: Any, lengths: tuple[Any, Any, Slo], batch: Any, chunk: Any
+) -> Metrics:
+    """All that one configuration of a scan does."""
+    system, deployment, workload = configuration(hardware, engine, lengths, batch, chunk)
+    return evaluate(model, system, deployment, workload)
+
+
+def judged(metrics: Metrics, real: Any, wanted: tuple[str, ...]) -> tuple[tuple[Any, ...], Any]:
+    """Scores of the `wanted` metrics of one configuration, −∞ where it is not `real`, and its reason, then −1."""
     # TTFT, TPOT and E2E all take part in what is feasible, so none of them can be left out.
     sound = jnp.isfinite(metrics.ttft + metrics.tpot + metrics.e2e + metrics.memory.total)
     values = [jnp.where(real & sound, score(metrics, name), -jnp.inf) for name in wanted]
-    return tuple(values), jnp.where(real, metrics.reason, -1.0).astype(jnp.int8)
+    return tuple(values), jnp.where(real, metrics.reason, -1.0)
 
 
 def evaluate_block(
@@ -112,7 +130,10 @@ def evaluate_block(
         real = point.real & chunk.real
         if batch.real is not None:
             real = real & batch.real
-        return scores_of(model, inputs, point, batch.size, chunk.size, real, wanted)
+        hardware, lengths = hardware_of(inputs, point), (inputs.isl, inputs.osl, inputs.slo)
+        metrics = priced(model, hardware, inputs.engine, lengths, batch.size, chunk.size)
+        scores, reason = judged(metrics, real, wanted)
+        return scores, reason.astype(jnp.int8)
 
     inner = jax.vmap(one, in_axes=(None, None, 0))
     middle = jax.vmap(inner, in_axes=(None, 0, None))

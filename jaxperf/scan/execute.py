@@ -13,8 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from .engine import Arguments, Program, program
-from .inputs import block_arguments, group_inputs
+from . import absorb
+from .engine import Arguments, Program, program, wanted_metrics
+from .host import host_block, padded
+from .inputs import axis_indices, block_arguments, group_inputs
+from .native import Kernels
 from .plan import Prepared, Shape, Unit
 from .reduce import Part, Reduction
 
@@ -42,7 +45,7 @@ class Progress:
 
 @dataclass
 class Job:
-    """What all units of a scan share."""
+    """What all units of a scan share; `kernels` where blocks are machine code on this processor, not XLA's."""
 
     prepared: Prepared
     shape: Shape
@@ -50,6 +53,7 @@ class Job:
     columns: tuple[str, ...]
     devices: tuple[Any, ...]
     axes: bool
+    kernels: Kernels | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     placed: dict[int, Any] = field(default_factory=dict)
     hints: dict[tuple[int, int], Any] = field(default_factory=dict)
@@ -110,12 +114,46 @@ def _by_device(job: Job, states: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, d=d: leaf[d], states) for d in range(len(job.devices))]
 
 
+def native_job(
+    prepared: Prepared, shape: Shape, kept: tuple[Reduction, ...], columns: tuple[str, ...], devices: tuple[Any, ...]
+) -> Job:
+    """A job whose blocks are machine code on this processor."""
+    kernels = prepared.kernels = Kernels(prepared, wanted_metrics(kept, columns))
+    return Job(prepared, shape, kept, columns, devices, any(map(absorb.needs_axes, kept)), kernels)
+
+
+def _run_natively(job: Job, kernels: Kernels, unit: Unit, tick: Callable[[int], None], sink: Sink | None) -> list[Part]:
+    """`run_unit` on this processor, block by block. What a unit knows rules out much of the next one's."""
+    group = job.prepared.groups[unit.group]
+    everything = sink is not None or any(map(absorb.needs_everything, job.kept))
+    hints = [job.hints.get((unit.group, index)) for index in range(len(job.kept))]
+    found = [absorb.begin(reduction, hint) for reduction, hint in zip(job.kept, hints, strict=True)]
+    for number in range(unit.first, unit.end):
+        if job.stop.is_set():
+            raise KeyboardInterrupt
+        part = group.part(number, job.shape)
+        axes = None
+        if job.axes:
+            axes = axis_indices(job.prepared, group.rows.take(np.arange(part.row[0], sum(part.row))))
+        block = host_block(kernels, unit.group, part, everything, axes)
+        found = [absorb.absorb(reduction, held, block) for reduction, held in zip(job.kept, found, strict=True)]
+        if sink is not None:
+            sink(unit, number, *padded(block, job.shape, job.columns))
+        tick(part.configurations)
+    with job.lock:
+        for index, held in enumerate(found):
+            job.hints[unit.group, index] = held.guard
+    return [held.part for held in found]
+
+
 def run_unit(job: Job, unit: Unit, tick: Callable[[int], None], sink: Sink | None = None) -> list[Part]:
     """The parts of one unit, a reduction each.
 
     Where a frontier outgrows its room on the device, what it holds moves to the host and the block runs again, so that
     nothing is lost; where a single block fills it, it gets more room.
     """
+    if job.kernels is not None:
+        return _run_natively(job, job.kernels, unit, tick, sink)
     group, kept = job.prepared.groups[unit.group], job.kept
     model, inputs = _inputs(job, unit.group)
     found: list[list[Part]] = [[] for _ in kept]
@@ -175,7 +213,14 @@ def _roomier(reduction: Any) -> Any:
 
 
 def compile_seconds(job: Job) -> float:
-    """Compiles the program by running one block without a real configuration [s]; later calls find it in memory."""
+    """Compiles the program by running one block without a real configuration, or makes the kernels of all models [s];
+    later calls find them in memory."""
+    if job.kernels is not None:
+        started = time.perf_counter()
+        for index, group in enumerate(job.prepared.groups):
+            if len(group.rows):
+                job.kernels.of(index)
+        return time.perf_counter() - started
     index = next(i for i, group in enumerate(job.prepared.groups) if len(group.rows))
     model, inputs = _inputs(job, index)
     empty = Unit(0, index, 0, 0)
@@ -183,6 +228,11 @@ def compile_seconds(job: Job) -> float:
     states = _states(job, job.kept, [None] * len(job.kept))
     jax.block_until_ready(step_of(job)(model, inputs, _arguments(job, empty, 0), states))
     return time.perf_counter() - started
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_units(
@@ -198,7 +248,9 @@ def run_units(
     **Arguments:** `tick`, told of each block's configurations; `finished`, called for each unit in the order in which
     they end; `check`, called every `CHECK_S`, raises to end the scan. An interrupt ends every unit after its block.
     """
-    workers = min((os.cpu_count() or 1) + 1, 4) if job.devices[0].platform == "cpu" else 2
+    workers = min(_cores() + 1, 4) if job.devices[0].platform == "cpu" else 2
+    if job.kernels is not None:
+        workers = _cores()
     waiting = iter(units)
     with ThreadPoolExecutor(max_workers=workers) as pool:
 

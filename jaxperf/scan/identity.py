@@ -14,7 +14,7 @@ from ..spec.library import find
 from .plan import Prepared, Shape
 from .reduce import Reduction
 
-_CODE = ("ops.py", "constants.py", "load.py", "spec", "collectives", "stages", "phases", "scan")
+_CODE = ("ops.py", "constants.py", "load.py", "spec", "collectives", "stages", "phases", "tape.py", "native", "scan")
 """The parts of the package that a scan's figures depend on."""
 
 
@@ -37,7 +37,13 @@ def code_digest() -> str:
 
 
 def identity(
-    prepared: Prepared, shape: Shape, unit: int, kept: tuple[Reduction, ...], columns: tuple[str, ...], table: str
+    prepared: Prepared,
+    shape: Shape,
+    unit: int,
+    kept: tuple[Reduction, ...],
+    columns: tuple[str, ...],
+    table: str,
+    backend: str,
 ) -> dict:
     """What a journal must agree on, as JSON: by word of what differs where it does not."""
     import jax
@@ -59,6 +65,7 @@ def identity(
         "version": {"jaxperf": __version__, "jax": jax.__version__, "code": code_digest()},
         "precision": jnp.dtype(jnp.result_type(float)).name,
         "platform": jax.default_backend(),
+        "backend": backend,
         "reductions": [repr(reduction) for reduction in kept],
         "table": {"columns": list(columns), "path": table},
         "block": [shape.points, shape.chunks, shape.batches],
@@ -74,6 +81,7 @@ def difference(mine: dict, its: dict) -> str | None:
         ("version", "another version"),
         ("precision", "another precision"),
         ("platform", "another kind of device"),
+        ("backend", "another backend"),
         ("reductions", "other results wanted"),
         ("table", "another table"),
         ("block", "other blocks"),

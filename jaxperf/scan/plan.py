@@ -19,6 +19,9 @@ BLOCK = (2**19, 2**20)
 """Configurations of a block on a CPU, at least and at most: fewer, and the steps that depend on a layout alone, a
 thousand loops over a few numbers each, take as long as the rest; more, and the arrays of a block leave the cache."""
 
+NATIVE_BLOCK = (2**20, 2**22)
+"""The same for machine code, whose blocks leave only the highest scores of runs."""
+
 WIDE_BLOCK = (2**21, 2**22)
 """The same on an accelerator, which wants more at a time."""
 
@@ -111,7 +114,8 @@ class Unit:
 
 @dataclass
 class Prepared:
-    """A space made ready: specs found, hardware and rows numbered. Nothing is on a device yet."""
+    """A space made ready: specs found, hardware and rows numbered. Nothing is on a device yet; `kernels` where the
+    scan's blocks are machine code."""
 
     space: Space
     hardware: Hardware
@@ -119,6 +123,7 @@ class Prepared:
     precisions: dict[str, list[tuple[str | None, str | None]]]
     groups: list[Group]
     inputs: dict[int, Any]
+    kernels: Any = None
 
     @property
     def configurations(self) -> int:
@@ -146,13 +151,15 @@ def prepare(space: Space) -> Prepared:
     return prepared
 
 
-def block_shape(prepared: Prepared, memory: float | None = None, wide: bool = False, width: int = 4) -> Shape:
+def block_shape(
+    prepared: Prepared, memory: float | None = None, wide: bool = False, width: int = 4, whole: bool = False
+) -> Shape:
     """A shape with the chunk slots that waste least over all groups, and as many points as a block should have.
 
     **Arguments:** `memory` that blocks may take [bytes] (None: whatever is fastest); `wide` for an accelerator;
-    `width` of a float [bytes].
+    `width` of a float [bytes]; `whole`: all chunks in one block where they fit, as what is not filled costs nothing.
     """
-    low, high = WIDE_BLOCK if wide else BLOCK
+    low, high = WIDE_BLOCK if wide else NATIVE_BLOCK if whole else BLOCK
     if memory is not None:
         high = int(max(memory / (BYTES_PER_CONFIGURATION * width / 4), 2**10))
         low = min(low, high)
@@ -161,6 +168,8 @@ def block_shape(prepared: Prepared, memory: float | None = None, wide: bool = Fa
     batches = min(len(prepared.space.batch), max(high // 8, 1))
     most = min(max(counts), 16, max(high // batches, 1))
     slots = min(range(1, most + 1), key=lambda n: sum(-(-count // n) * (n + 1) for count in counts))
+    if whole:
+        slots = most
     points = 64
     while points > 1 and points * slots * batches > high:
         points //= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..compiling import quick
-from ..phases.end_to_end import BOUNDS, evaluate
-from .engine import Point, configuration
+from ..phases.end_to_end import BOUNDS
+from .engine import Point, hardware_of, priced
 from .enumeration import Points
 from .inputs import group_inputs, point_of
+from .native import FIELDS
 from .plan import Group, Prepared
 from .reduce import sign
 from .space import DEGREES
@@ -42,8 +44,9 @@ _SLICE = 1024
 
 def _metrics(model: Any, inputs: Any, points: Point, batch: Any, chunk: Any) -> Any:
     def one(point: Point, batch: Any, chunk: Any) -> Any:
-        system, deployment, workload = configuration(inputs, point, batch, chunk)
-        return evaluate(model, system, deployment, workload)
+        lengths = inputs.isl, inputs.osl, inputs.slo
+        metrics = priced(model, hardware_of(inputs, point), inputs.engine, lengths, batch, chunk)
+        return {name: attrgetter(name)(metrics) for name in FIELDS}
 
     return jax.vmap(one)(points, batch, chunk)
 
@@ -59,27 +62,29 @@ def configuration_rows(
     **Arguments:** the group's `index`; `scores` of these configurations as the scan saw them, which are shown in place
     of those computed again (the two may differ in the last bits).
     """
-    group = prepared.groups[index]
-    model, inputs = group_inputs(prepared, index)
     found: list[dict] = []
     for start in range(0, len(row), _SLICE):
         part = slice(start, start + _SLICE)
-        found += _slice(prepared, group, model, inputs, row[part], inner[part])
+        found += _slice(prepared, index, row[part], inner[part])
     for metric, values in scores.items():
         for shown, value in zip(found, values, strict=True):
             shown[COLUMN[metric]] = type(shown[COLUMN[metric]] or 0.0)(sign(metric) * value)
     return found
 
 
-def _slice(prepared: Prepared, group: Group, model: Any, inputs: Any, row: np.ndarray, inner: np.ndarray) -> list[dict]:
-    real, count = np.dtype(jnp.result_type(float)), len(row)
+def _slice(prepared: Prepared, index: int, row: np.ndarray, inner: np.ndarray) -> list[dict]:
+    group, real, count = prepared.groups[index], np.dtype(jnp.result_type(float)), len(row)
     chunk, batch = np.divmod(inner, len(group.batch))
     full = np.minimum(np.arange(_SLICE), count - 1)
     points = group.rows.take(row[full])
     batches = np.asarray(group.batch)[batch[full]].astype(real)
     sizes = np.asarray(group.chunk)[chunk[full]].astype(real)
-    metrics = _evaluate(model, inputs, point_of(prepared, points, np.ones(_SLICE, bool)), batches, sizes)
-    metrics = jax.tree.map(np.asarray, metrics)
+    if prepared.kernels is not None:
+        metrics = prepared.kernels.metrics(index, row, batches[:count], sizes[:count])
+    else:
+        model, inputs = group_inputs(prepared, index)
+        metrics = _evaluate(model, inputs, point_of(prepared, points, np.ones(_SLICE, bool)), batches, sizes)
+        metrics = jax.tree.map(np.asarray, metrics)
     values = prepared.hardware.values(points.variant)
     return [_row(prepared, group, points, i, int(sizes[i]), int(batches[i]), values[i], metrics) for i in range(count)]
 
@@ -107,13 +112,13 @@ def _row(
         "isl": group.isl,
         "osl": group.osl,
         **{name: int(degree) for name, degree in zip(DEGREES, points.degrees[i], strict=True)},
-        "devices": int(metrics.devices[i]),
+        "devices": int(metrics["devices"][i]),
         "batch": batch,
         "chunk": chunk,
         "weights": weights or own["feed_forward"],
         "kv": kv or own["kv_cache"],
-        **{column: number(getattr(metrics, name)) for column, name in METRICS.items()},
-        "memory_bytes": number(metrics.memory.total),
-        "prefill_bound": BOUNDS[int(metrics.prefill_bound[i])],
-        "decode_bound": BOUNDS[int(metrics.decode_bound[i])],
+        **{column: number(metrics[name]) for column, name in METRICS.items()},
+        "memory_bytes": number(metrics["memory.total"]),
+        "prefill_bound": BOUNDS[int(metrics["prefill_bound"][i])],
+        "decode_bound": BOUNDS[int(metrics["decode_bound"][i])],
     }

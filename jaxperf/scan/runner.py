@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
+from ..native.jit import available
 from . import journal as journals
 from . import table as tables
-from .execute import Job, Progress, compile_seconds, run_units
+from .execute import Job, Progress, compile_seconds, native_job, run_units
 from .identity import check_same, identity
 from .journal import Journal, Parts
 from .keep import Keep, reductions
@@ -37,6 +39,7 @@ class Settings:
     journal: Path | None = None
     resume: bool = False
     devices: int = 1
+    backend: str | None = None
     memory: float | None = None
     unit: int = UNIT
     processes: Processes = field(default_factory=Processes)
@@ -79,31 +82,57 @@ def run(space: Space, settings: Settings, progress: Callable[[Progress], None] |
 
 
 def _begin(prepared: Prepared, settings: Settings) -> Scan:
-    """The plan of a scan; a journal that is resumed decides the blocks' shape."""
+    """The plan of a scan; a journal that is resumed decides the blocks' shape and backend."""
     local = jax.local_devices()
     if settings.devices > len(local):
         raise InputError(f"--devices: {settings.devices} is out of range; this process has {len(local)}")
     devices = tuple(local[: settings.devices] if settings.devices else local)
     kept = reductions(prepared, settings.keep)
     width = jnp.dtype(jnp.result_type(float)).itemsize
-    shape, unit = block_shape(prepared, settings.memory, devices[0].platform != "cpu", width), settings.unit
-    path = settings.journal
+    path, held = settings.journal, None
     if path is not None and settings.resume and path.exists():
         held = journals.read_identity(path)
+    backend = _backend(settings.backend or (held or {}).get("backend"), devices)
+    wide = devices[0].platform != "cpu"
+    shape, unit = block_shape(prepared, settings.memory, wide, width, whole=backend == "native"), settings.unit
+    if held is not None:
         try:
             shape, unit = Shape(*map(int, held["block"])), int(held["unit"])
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{path}: the journal is damaged at its head; start over with --force") from None
     columns = tables.COLUMNS if settings.table is not None else ()
     where = "" if settings.table is None else str(settings.table.resolve())
-    mine = identity(prepared, shape, unit, kept, columns, where)
-    axes = any(isinstance(reduction, Marginals) for reduction in kept)
-    job = Job(prepared, shape, kept, columns, devices, axes)
+    mine = identity(prepared, shape, unit, kept, columns, where, backend)
+    if backend == "native":
+        job = native_job(prepared, shape, kept, columns, devices)
+    else:
+        job = Job(prepared, shape, kept, columns, devices, any(isinstance(reduction, Marginals) for reduction in kept))
     table = None
     if settings.table is not None:
         provenance = {"space": prepared.space, **{k: mine[k] for k in ("specs", "version", "precision", "platform")}}
         table = tables.Table(settings.table, prepared, shape, provenance)
     return Scan(settings, job, units(prepared, shape, unit), mine, table)
+
+
+BACKENDS = ("native", "xla")
+"""What computes blocks: machine code for this processor, made by LLVM, or XLA's program, on any device."""
+
+
+def _backend(asked: str | None, devices: tuple[Any, ...]) -> str:
+    """The backend that is asked for, or else the fastest one for these devices.
+
+    **Raises** `InputError` where it cannot be had.
+    """
+    if asked not in (None, *BACKENDS):
+        raise InputError(f"--backend: '{asked}' is not one of {', '.join(BACKENDS)}")
+    why = None
+    if len(devices) > 1 or devices[0].platform != "cpu":
+        why = "it is for one CPU device, whose cores it uses all"
+    elif not available():
+        why = "there is no LLVM for this machine"
+    if asked == "native" and why is not None:
+        raise InputError(f"--backend: native: {why}; expected xla")
+    return asked or ("xla" if why else "native")
 
 
 def _files(path: Path, index: int, count: int) -> tuple[Path, list[Path]]:

@@ -10,7 +10,7 @@ import pytest
 
 from jaxperf.phases.end_to_end import REASONS
 from jaxperf.scan import build_space, plan
-from jaxperf.scan.execute import Job, run_units
+from jaxperf.scan.execute import Job, native_job, run_units
 from jaxperf.scan.pareto import Pareto
 from jaxperf.scan.pareto3 import Pareto3
 from jaxperf.scan.reduce import Best, Counts
@@ -46,10 +46,13 @@ def random_space(seed):
     )
 
 
-def scan_with_table(space):
+def scan_with_table(space, backend):
     """By group: the merged parts, and the table as arrays in the order of the configurations' numbers."""
-    prepared = plan.prepare(space)
-    job = Job(prepared, SHAPE, KEPT, COLUMNS, (jax.local_devices()[0],), False)
+    prepared, devices = plan.prepare(space), (jax.local_devices()[0],)
+    if backend == "native":
+        job = native_job(prepared, SHAPE, KEPT, COLUMNS, devices)
+    else:
+        job = Job(prepared, SHAPE, KEPT, COLUMNS, devices, False)
     tables = {index: [] for index in range(len(prepared.groups))}
     parts = {index: [] for index in range(len(prepared.groups))}
 
@@ -90,9 +93,9 @@ def surface(points):
     return set(found)
 
 
-def check(seed):
+def check(seed, backend):
     space, total = random_space(seed), 0
-    for group, (counts, pair, triple, best, top, spread), scores, reason in scan_with_table(space):
+    for group, (counts, pair, triple, best, top, spread), scores, reason in scan_with_table(space, backend):
         total += group.configurations
 
         def place(part, inner=group.inner):
@@ -115,12 +118,12 @@ def check(seed):
     assert total >= 100_000
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(24))
 def test_random_spaces_are_exact(seed):
-    check(seed)
+    check(seed, "native")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 24))
-def test_more_random_spaces_are_exact(seed):
-    check(seed)
+@pytest.mark.parametrize("seed", range(20))
+def test_random_spaces_are_exact_on_devices(seed):
+    check(seed, "xla")

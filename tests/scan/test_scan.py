@@ -62,7 +62,6 @@ def test_a_spec_field_is_an_axis():
 def toy(monkeypatch):
     """The toy in the place of the real model: a scan whose figures are exact and which compiles at once."""
     monkeypatch.setattr(engine, "evaluate", toys.evaluate)
-    monkeypatch.setattr(rows, "evaluate", toys.evaluate)
     monkeypatch.setattr(rows, "_evaluate", quick(rows._metrics))
     engine.program.cache_clear()
     yield toys.found

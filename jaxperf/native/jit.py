@@ -1,0 +1,117 @@
+"""LLVM as a just-in-time compiler for this machine's processor."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..tape import NoKernelError
+from .code import CALLED, Target, scalar_function
+
+Function = Callable[[int], None]
+"""A compiled function of the address of its arguments."""
+
+
+@functools.cache
+def _llvm() -> Any:
+    """The binding, made ready. **Raises** `NoKernelError` where it is not there."""
+    try:
+        import llvmlite.binding as llvm
+    except (ImportError, OSError) as error:  # no build of it for this Python or platform
+        raise NoKernelError(f"no LLVM: {error}") from None
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+INTERLEAVED = 2
+"""Registers that a vector of the code fills."""
+
+
+def available() -> bool:
+    """Whether machine code can be made here."""
+    try:
+        target(np.dtype(np.float32))
+    except NoKernelError:
+        return False
+    return True
+
+
+def _machine(effort: int) -> Any:
+    """A description of this processor, for code that is optimised with some effort (0 to 3); an engine owns it."""
+    llvm = _llvm()
+    features = llvm.get_host_cpu_features().flatten()
+    found = llvm.Target.from_default_triple()
+    return found.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=effort, jit=True)
+
+
+@functools.cache
+def target(real: np.dtype) -> Target:
+    """What this machine's code is written for.
+
+    **Raises** `NoKernelError` where there is no LLVM or no library of mathematical functions.
+    """
+    llvm = _llvm()
+    features = llvm.get_host_cpu_features()
+    machine = platform.machine().lower()
+    width, letter = 16, ""
+    if machine in ("x86_64", "amd64"):
+        width, letter = 16, "b"
+        if features.get("avx512f"):
+            width, letter = 64, "e"
+        elif features.get("avx2"):
+            width, letter = 32, "d"
+    elif machine in ("aarch64", "arm64"):
+        letter = "n"
+    lanes = width // real.itemsize
+    for name in CALLED:
+        if not _found(
+            ctypes.util.find_library("m") or ctypes.util.find_library("ucrtbase"), scalar_function(name, real)
+        ):
+            raise NoKernelError(f"no {scalar_function(name, real)} here")
+    fused = machine in ("aarch64", "arm64") or bool(features.get("fma"))
+    functions = _vector_functions(letter, lanes, real) if letter else {}
+    return Target(real, INTERLEAVED * lanes, lanes, functions, fused)
+
+
+def _vector_functions(letter: str, lanes: int, real: np.dtype) -> dict[str, str]:
+    """The vector functions of GNU's C library, which are named by a fixed scheme; none elsewhere."""
+    symbols = {
+        name: f"_ZGV{letter}N{lanes}v{'v' * (name == 'pow')}_{scalar_function(name, real)}" for name in sorted(CALLED)
+    }
+    return {name: symbol for name, symbol in symbols.items() if _found("libmvec.so.1", symbol)}
+
+
+def _found(library: str | None, symbol: str) -> bool:
+    """Tells LLVM where a function of a C library is; whether it is there."""
+    try:
+        address = ctypes.cast(getattr(ctypes.CDLL(library), symbol), ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return False
+    _llvm().add_symbol(symbol, address)
+    return True
+
+
+class Library:
+    """A module as machine code: its functions by name."""
+
+    def __init__(self, text: str, names: tuple[str, ...], effort: int) -> None:
+        llvm = _llvm()
+        module = llvm.parse_assembly(text)
+        self._engine = llvm.create_mcjit_compiler(module, _machine(effort))
+        self._engine.finalize_object()
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.functions: dict[str, Function] = {name: kind(self._engine.get_function_address(name)) for name in names}
+
+
+@functools.lru_cache(maxsize=64)
+def library(text: str, names: tuple[str, ...], effort: int = 2) -> Library:
+    """The machine code of a module; made once for each text. Without effort (0) it is made four times as fast and runs
+    a few times as long; it gives the same numbers, bit for bit."""
+    return Library(text, names, effort)

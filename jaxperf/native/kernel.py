@@ -1,0 +1,200 @@
+"""A function of (fixed, row, batch, chunk) as a kernel over their product."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tape import Tape
+from .graph import BATCH, CHUNK, KINDS, ROW, Graph
+from .jit import Library, library, target
+from .levels import levels
+from .product import module
+from .rows import ROW_ARGUMENTS
+from .tiles import MOST_VECTORS, REASONS, TILE_ARGUMENTS
+from .unfold import unfold
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a kernel computed for some rows: entries `live` of each row, `chunk_live` of each of its `chunks`."""
+
+    rows: int
+    chunks: int
+    live: np.ndarray
+    chunk_live: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a product, filled up to whole runs: each batch-level input [input, batches]; runs of `vectors`
+    vectors each."""
+
+    values: np.ndarray
+    vectors: int
+    runs: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Heights:
+    """What a kernel leaves of a block: the highest score of each run, [score, row, chunk, run]; how often each code
+    from −1 on occurs; where asked for, all scores [score, row, chunk, batch] and codes [row, chunk, batch]."""
+
+    highest: np.ndarray
+    counts: np.ndarray
+    scores: np.ndarray | None = None
+    reasons: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A tape for one model: its graph and the nodes of its results."""
+
+    graph: Graph
+    results: list[int]
+
+
+def unfolded(tape: Tape, fixed: list[Any], rows: int, batches: int, real: np.dtype) -> Unfolded:
+    """The scalar form of a tape whose arguments are the leaves of what is `fixed` (numbers known now), of `rows`, of
+    `batches` (how many each), and one chunk size, in this order. An input's place counts the numbers of its axis.
+
+    **Raises** `NoKernelError` where there is none.
+    """
+    graph = Graph(real, reciprocals=True)
+    arguments: list[np.ndarray] = []
+    for number, leaf in enumerate(fixed):
+        value = np.asarray(leaf)
+        value = value.astype(real) if value.dtype.kind == "f" else value
+        nodes = [graph.given(each, (number, index)) for index, each in enumerate(value.ravel())]
+        arguments.append(np.asarray(nodes, np.int64).reshape(value.shape))
+    for mask, count in ((ROW, rows), (BATCH, batches), (CHUNK, 1)):
+        place = 0
+        for number in range(len(arguments), len(arguments) + count):
+            kind, shape = KINDS[np.dtype(tape.types[number]).kind], tape.shapes[number]
+            nodes = [graph.input(place + index, mask, kind) for index in range(math.prod(shape))]
+            arguments.append(np.asarray(nodes, np.int64).reshape(shape))
+            place += len(nodes)
+    return Unfolded(graph, [int(nodes) for nodes in unfold(graph, tape, arguments)])
+
+
+class Kernel:
+    """Scores and a code as machine code over the product of rows, chunks and batches, for one model.
+
+    `inputs` are the places of the rows' inputs that it reads. Of the results, those of `scores` and the last are
+    computed. `effort` is LLVM's (see `jit.library`).
+    """
+
+    def __init__(self, program: Unfolded, scores: list[int], effort: int = 2) -> None:
+        graph = program.graph
+        self.real, self.target = graph.real, target(graph.real)
+        self.scores = len(scores)
+        chosen = [program.results[index] for index in scores]
+        found = levels(graph, [*chosen, program.results[-1]])
+        self.inputs = sorted({graph.operands[node][0] for node in found.row if graph.names[node] == "input"})
+        self.live, self.chunk_live = max(len(found.inner_live), 1), max(len(found.chunk_live), 1)
+        self.given = np.asarray([graph.values[node] for node in found.given] or [0], self.real)
+        places = {place: index for index, place in enumerate(self.inputs)}
+        text = module(graph, found, chosen, program.results[-1], places, self.target)
+        self.library: Library = library(text, ("rows", "tiles"), effort)
+
+    def share(self, rows: np.ndarray, count: int, chunks: np.ndarray) -> Shared:
+        """Computes what belongs to rows, and to chunks of rows.
+
+        **Arguments:** the inputs of the `rows` that the kernel reads, [input, row], neighbouring rows side by side and
+        filled up to whole vectors, of which `count` are real; the `chunks`' sizes.
+        """
+        length, stride = rows.shape[1], rows.strides[0] // self.real.itemsize
+        if length % self.target.lanes or rows.dtype != self.real or rows.strides[1] != self.real.itemsize:
+            raise ValueError("rows must be filled up to whole vectors")
+        live = np.empty(length * self.live, self.real)
+        chunk_live = np.empty(length * len(chunks) * self.chunk_live, self.real)
+        sizes = np.ascontiguousarray(chunks, self.real)
+        given = {
+            "count": count,
+            "stride": stride,
+            "rows": rows.ctypes.data,
+            "given": self.given.ctypes.data,
+            "live": live.ctypes.data,
+            "chunks": len(chunks),
+            "chunk_values": sizes.ctypes.data,
+            "chunk_live": chunk_live.ctypes.data,
+        }
+        arguments = np.asarray([given[name] for name in ROW_ARGUMENTS], np.int64)
+        self.library.functions["rows"](arguments.ctypes.data)
+        return Shared(count, len(chunks), live, chunk_live)
+
+    def batches(self, values: np.ndarray, filling: np.ndarray) -> Batches:
+        """The batch-level inputs, [input, batch], filled up to whole runs."""
+        lanes, count = self.target.lanes, values.shape[1]
+        vectors = min(-(-count // lanes), MOST_VECTORS, max(32 // lanes, 1))
+        runs = -(-count // (lanes * vectors))
+        full = np.empty((values.shape[0], runs * vectors * lanes), self.real)
+        full[:, :count] = values
+        full[:, count:] = filling[:, None]
+        return Batches(full, vectors, runs, vectors * lanes)
+
+    def _tiles(self, shared: Shared, batches: Batches, given: dict[str, int], keep: tuple[Any, ...]) -> None:
+        common = {
+            "given": self.given.ctypes.data,
+            "live": shared.live.ctypes.data,
+            "chunk_live": shared.chunk_live.ctypes.data,
+            "chunks": shared.chunks,
+            "batch_values": batches.values.ctypes.data,
+            "vectors": batches.vectors,
+        }
+        everything = dict.fromkeys(TILE_ARGUMENTS, 0) | common | given
+        arguments = np.asarray([*(everything[name] for name in TILE_ARGUMENTS), batches.values.shape[1]], np.int64)
+        self.library.functions["tiles"](arguments.ctypes.data)
+        del keep
+
+    def block(self, shared: Shared, batches: Batches, everything: bool = False) -> Heights:
+        """All configurations of some rows: the highest scores of their runs, counts by code, and `everything` where it
+        is asked for."""
+        shape = (self.scores, shared.rows, shared.chunks, batches.runs)
+        highest = np.empty(shape, self.real)
+        counts = np.zeros(REASONS, np.int64)
+        given = {
+            "heights": highest.ctypes.data,
+            "height_metric": int(np.prod(shape[1:])),
+            "counts": counts.ctypes.data,
+            "rows": shared.rows,
+            "runs": batches.runs,
+            "end_chunk": shared.chunks,
+        }
+        scores = reasons = None
+        if everything:
+            full = (*shape[:3], batches.values.shape[1])
+            scores, reasons = np.empty(full, self.real), np.empty(full[1:], np.int8)
+            given |= {
+                "scores": scores.ctypes.data,
+                "score_metric": int(np.prod(full[1:])),
+                "reasons": reasons.ctypes.data,
+            }
+        self._tiles(shared, batches, given, (highest, counts, scores, reasons))
+        return Heights(highest, counts, scores, reasons)
+
+    def listed(self, shared: Shared, batches: Batches, row: np.ndarray, chunk: np.ndarray, run: np.ndarray) -> Heights:
+        """All configurations of some runs: scores [score, run, batch of the run]."""
+        listed = [np.ascontiguousarray(each, np.int64) for each in (row, chunk, run)]
+        count = len(listed[0])
+        highest, counts = np.empty((self.scores, count), self.real), np.zeros(REASONS, np.int64)
+        scores = np.empty((self.scores, count, batches.length), self.real)
+        reasons = np.empty((count, batches.length), np.int8)
+        given = {
+            "heights": highest.ctypes.data,
+            "height_metric": count,
+            "counts": counts.ctypes.data,
+            "scores": scores.ctypes.data,
+            "score_metric": count * batches.length,
+            "reasons": reasons.ctypes.data,
+            "rows": count,
+            "listed_rows": listed[0].ctypes.data,
+            "listed_chunks": listed[1].ctypes.data,
+            "listed_runs": listed[2].ctypes.data,
+        }
+        self._tiles(shared, batches, given, (listed, highest, counts, scores, reasons))
+        return Heights(highest, counts, scores, reasons)

@@ -1,0 +1,84 @@
+"""The nodes of a graph by the loop that they belong to, and functions with arguments by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .code import Code, Target
+from .graph import BATCH, CHUNK, ROW, Graph
+
+ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
+"""Of all functions."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The nodes of a graph by the loop that they belong to, and what one loop leaves for another: `inner_live` of the
+    rows for the loops over batches, `chunk_needs` of the rows for chunks alone, `chunk_live` of the chunks,
+    `batch_live` of the batches for every configuration; the `given` values that are read from a table."""
+
+    row: list[int]
+    chunk: list[int]
+    batch: list[int]
+    each: list[int]
+    inner_live: list[int]
+    chunk_needs: list[int]
+    chunk_live: list[int]
+    batch_live: list[int]
+    given: list[int]
+
+
+def levels(graph: Graph, results: list[int]) -> Levels:
+    """The nodes that some results need, by level."""
+    found: dict[str, list[int]] = {"row": [], "chunk": [], "batch": [], "each": []}
+    level_of: dict[int, str] = {}
+    given = []
+    for node in graph.needed(results):
+        mask = graph.masks[node]
+        if mask == 0:
+            if not graph.literal[node]:
+                given.append(node)
+            continue
+        inner = {BATCH: "batch", CHUNK: "chunk", BATCH | CHUNK: "each"}
+        level = inner.get(mask & ~ROW, "row")
+        level_of[node] = level
+        found[level].append(node)
+    live: dict[tuple[str, str], set[int]] = {}
+    for node, level in level_of.items():
+        if graph.names[node] == "input":
+            continue
+        for operand in graph.operands[node]:
+            if operand in level_of and level_of[operand] != level:
+                live.setdefault((level_of[operand], level), set()).add(operand)
+    for node in results:
+        if node in level_of and level_of[node] != "each":
+            live.setdefault((level_of[node], "each"), set()).add(node)
+    inner = live.get(("row", "batch"), set()) | live.get(("row", "each"), set())
+    return Levels(
+        **found,
+        inner_live=sorted(inner),
+        chunk_needs=sorted(live.get(("row", "chunk"), set()) - inner),
+        chunk_live=sorted(live.get(("chunk", "each"), set())),
+        batch_live=sorted(live.get(("batch", "each"), set())),
+        given=given,
+    )
+
+
+class Function:
+    """One function as it is written: its code, and its arguments by name."""
+
+    def __init__(self, graph: Graph, target: Target, declared: set[str], names: tuple[str, ...]) -> None:
+        self.code, self.names = Code(graph, target, declared), names
+
+    def number(self, name: str) -> str:
+        """An argument that is a number."""
+        return self.code.load("%a", str(self.names.index(name)), "i64", 8)
+
+    def address(self, name: str) -> str:
+        """An argument that is an address."""
+        return self.code.put(f"inttoptr i64 {self.number(name)} to ptr")
+
+
+def computed(graph: Graph, nodes: list[int]) -> list[int]:
+    """The nodes that are no inputs."""
+    return [node for node in nodes if graph.names[node] != "input"]

@@ -1,0 +1,199 @@
+"""Blocks of a scan as machine code on this processor: what `engine` compiles with XLA, from the same function."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..native.graph import BATCH, CHUNK, ROW
+from ..native.jit import target
+from ..native.kernel import Batches, Kernel, Unfolded, unfolded
+from ..native.listing import Listing
+from ..tape import Tape, record
+from . import engine
+from .engine import Hardware
+from .inputs import group_inputs, point_of
+from .plan import Group, Part, Prepared
+
+FIELDS = (
+    *("ttft", "tpot", "e2e", "output_tokens_per_s", "output_tokens_per_s_per_device", "output_tokens_per_s_per_user"),
+    *("decode_tokens_per_s", "requests_per_s", "devices", "mfu", "mbu", "max_batch", "price_per_million_tokens"),
+    *("joules_per_token", "memory.total", "prefill_bound", "decode_bound"),
+)
+"""Fields of `Metrics` that the rows of a result show."""
+
+LARGE = 2**24
+"""Configurations of a space from which on fast code is worth the time that it takes to make."""
+
+MOST_KEPT = 2**23
+"""Inputs of all rows of a group that are kept together, at most."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where some inputs of a kernel come from: which inputs (`into`), which numbers (`out`) of what the source holds,
+    and these as a table [input, entry]."""
+
+    name: str
+    into: np.ndarray
+    out: np.ndarray
+    table: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The kernel of a model, and where the inputs of the rows of a group come from."""
+
+    kernel: Kernel
+    tables: dict[str, np.ndarray]
+    sources: list[Source]
+
+
+@dataclass
+class Kernels:
+    """The kernels of a scan, made when they are first asked for: one a model, and one tape for all."""
+
+    prepared: Prepared
+    wanted: tuple[str, ...]
+    tape: Tape | None = None
+    unfolded: dict[str, Unfolded] = field(default_factory=dict)
+    made: dict[str, Kernel] = field(default_factory=dict)
+    listings: dict[str, Listing] = field(default_factory=dict)
+    bound: dict[int, Bound] = field(default_factory=dict)
+    batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
+    inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def of(self, index: int) -> Bound:
+        """The kernel of a group with the group's inputs."""
+        with self.lock:
+            if index not in self.bound:
+                self.bound[index] = self._bind(index)
+            return self.bound[index]
+
+    def _bind(self, index: int) -> Bound:
+        group = self.prepared.groups[index]
+        model, inputs = group_inputs(self.prepared, index)
+        real = np.dtype(jnp.result_type(float))
+        sources = _sources(self.prepared, group, inputs)
+        one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in sources.items()}
+        fixed = model, inputs.engine
+        if self.tape is None:
+            size = np.ones((), real)
+            self.tape, _ = record(partial(_results, self.wanted), fixed, one, (size, np.ones((), bool)), size)
+        if group.model not in self.made:
+            leaves, rows = jax.tree.leaves(fixed), len(jax.tree.leaves(one))
+            self.unfolded[group.model] = unfolded(self.tape, leaves, rows, 2, real)
+            effort = 2 if self.prepared.configurations > LARGE else 0
+            self.made[group.model] = Kernel(self.unfolded[group.model], list(range(len(self.wanted))), effort)
+        tables = {name: _table(sources[name], real) for name in sorted(sources)}  # as JAX orders the keys of a dict
+        return Bound(self.made[group.model], tables, _read(tables, self.made[group.model].inputs))
+
+    def metrics(self, index: int, row: np.ndarray, batch: np.ndarray, chunk: np.ndarray) -> dict[str, np.ndarray]:
+        """`FIELDS` of configurations of a group by their rows' numbers, batches and chunks."""
+        bound, group = self.of(index), self.prepared.groups[index]
+        with self.lock:
+            if group.model not in self.listings:
+                first = len(self.wanted)
+                chosen = list(range(first, first + len(FIELDS)))
+                self.listings[group.model] = Listing(self.unfolded[group.model], chosen)
+        listing = self.listings[group.model]
+        places = [place for mask, place in listing.inputs if mask == ROW]
+        rows = iter(self._decoded(_read(bound.tables, places), len(places), row, group))
+        real = listing.real
+        given = {(BATCH, 0): batch.astype(real), (BATCH, 1): np.ones(len(batch), real), (CHUNK, 0): chunk.astype(real)}
+        inputs = [next(rows)[: len(row)] if mask == ROW else given[mask, place] for mask, place in listing.inputs]
+        return dict(zip(FIELDS, listing(np.stack(inputs)), strict=True))
+
+    def filled(self, kernel: Kernel, group: Group, part: Part) -> Batches:
+        """The batches of a block, with what says which are real."""
+        chosen = group.batch[part.batch[0] : part.batch[0] + part.batch[1]]
+        key = (group.model, chosen)
+        found = self.batches.get(key)
+        if found is None:
+            size = np.asarray(chosen, kernel.real)
+            found = kernel.batches(np.stack([size, np.ones_like(size)]), np.asarray([1, 0]))
+            self.batches[key] = found
+        return found
+
+    def rows(self, index: int, first: int, count: int) -> np.ndarray:
+        """The inputs of `count` rows of a group from the `first` on, [input, row], filled up to whole vectors. Of a
+        group that is not too large all are kept."""
+        bound, group = self.of(index), self.prepared.groups[index]
+        lanes = bound.kernel.target.lanes
+
+        def decoded(numbers: np.ndarray) -> np.ndarray:
+            return self._decoded(bound.sources, len(bound.kernel.inputs), numbers, group)
+
+        if len(group.rows) * len(bound.kernel.inputs) > MOST_KEPT:
+            return decoded(np.arange(first, first + count))
+        if index not in self.inputs:
+            self.inputs[index] = decoded(np.arange(len(group.rows)))
+        end = min(first + -(-count // lanes) * lanes, self.inputs[index].shape[1])
+        if end - first >= count and (end - first) % lanes == 0:
+            return self.inputs[index][:, first:end]
+        return decoded(np.arange(first, first + count))
+
+    def _decoded(self, sources: list[Source], inputs: int, numbers: np.ndarray, group: Group) -> np.ndarray:
+        """The inputs of rows of these numbers, [input, row], filled up to whole vectors."""
+        real = np.dtype(jnp.result_type(float))
+        lanes = target(real).lanes
+        numbers = numbers[np.minimum(np.arange(-(-len(numbers) // lanes) * lanes), len(numbers) - 1)]
+        points = point_of(self.prepared, group.rows.take(numbers), np.ones(len(numbers), bool))
+        rows = np.empty((inputs, len(numbers)), real)
+        for source in sources:
+            if source.name == "degrees":
+                rows[source.into] = points.degrees.T[source.out]
+            elif source.name == "lengths":
+                rows[source.into] = source.table
+            elif source.name == "system" and not isinstance(points.system, np.ndarray):
+                rows[source.into] = _table(points.system, real)[source.out]
+            else:
+                rows[source.into] = source.table[:, getattr(points, source.name)]
+        return rows
+
+
+def _sources(prepared: Prepared, group: Group, inputs: Any) -> dict[str, Any]:
+    """What rows take their inputs from: pytrees with a leading axis, by name."""
+    first = point_of(prepared, group.rows.take(np.zeros(1, np.int64)), np.ones(1, bool))
+    return {
+        "degrees": first.degrees,
+        "efficiency": inputs.efficiencies,
+        "lengths": jax.tree.map(lambda leaf: np.asarray(leaf)[None], (inputs.isl, inputs.osl, inputs.slo)),
+        "precision": inputs.precisions,
+        "system": first.system if inputs.systems is None else inputs.systems,
+    }
+
+
+def _read(tables: dict[str, np.ndarray], places: list[int]) -> list[Source]:
+    """Where inputs at some places of a row, among the numbers of all tables in turn, come from."""
+    found, first = [], 0
+    for name, table in tables.items():
+        used = [(into, place - first) for into, place in enumerate(places) if first <= place < first + len(table)]
+        if used:
+            into, out = (np.asarray(each) for each in zip(*used, strict=True))
+            found.append(Source(name, into, out, np.ascontiguousarray(table[out])))
+        first += len(table)
+    return found
+
+
+def _table(tree: Any, real: np.dtype) -> np.ndarray:
+    """The leaves of a pytree with a leading axis, one number after another, [number, entry]."""
+    columns = [np.asarray(leaf).reshape(len(leaf), -1).T.astype(real) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate(columns)
+
+
+def _results(wanted: tuple[str, ...], fixed: Any, row: dict[str, Any], batch: Any, chunk: Any) -> list[Any]:
+    """Scores of the wanted metrics of one configuration, its `FIELDS`, and its reason, −1 where it is not real."""
+    (model, settings), (size, real) = fixed, batch
+    hardware = Hardware(row["system"], row["efficiency"], row["precision"], row["degrees"])
+    metrics = engine.priced(model, hardware, settings, row["lengths"], size, chunk)
+    scores, reason = engine.judged(metrics, real, wanted)
+    return [*scores, *(attrgetter(name)(metrics) for name in FIELDS), reason]
