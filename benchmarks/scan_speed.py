@@ -1,9 +1,10 @@
 """How many configurations a second: a space through all five stages, reduced on the device; compile time apart.
 
 Every configuration passes prefill, decode, end to end, memory and feasibility. Measured are two forms (the product of
-axes, and a flat list in random order that shares nothing) with three reductions (the best of two objectives, their
-exact Pareto frontier, the hundred best), float32 and float64, one core and all; a gradient with respect to eight
-scalars of the hardware; two processes against one; and what the cores can do at most, so that each rate has a share.
+axes, and a flat list in random order of which nothing is said) with three reductions (the best of two objectives, their
+exact Pareto frontier, the hundred best), float32 and float64, one core and all; a list of which nothing is shared
+(`alone`); a gradient with respect to eight scalars of the hardware; two processes against one; and what the cores can
+do at most, so that each rate has a share.
 Every case is a process of its own, so that its memory, its width and its cores are its own. Prints and writes JSON.
 
     python benchmarks/scan_speed.py [--only product-max,flat-max] [--models N] [--repeats N] [--json FILE] [--full]
@@ -31,7 +32,7 @@ from jaxperf.errors import InputError, nearest
 from jaxperf.spec.library import write_text
 
 FORMS, REDUCTIONS = ("product", "flat"), ("max", "pareto", "top")
-CASES = (*(f"{f}-{r}" for f in FORMS for r in REDUCTIONS), *(f"gradient-{f}" for f in FORMS), "processes")
+CASES = (*(f"{f}-{r}" for f in FORMS for r in REDUCTIONS), "alone", "gradient", "processes")
 MARK = "measured: "
 
 
@@ -59,12 +60,16 @@ def cases(only: list[str], widths: list[int], cores: list[int], full: bool) -> I
             for name in only:
                 kind, _, reduction = name.partition("-")
                 plain = (width, count) == first
-                if name == "processes" or kind == "gradient":
+                if name in ("processes", "gradient", "alone"):
                     wanted = plain
                 else:
                     wanted = plain or full or reduction == "max"
                 if wanted:
-                    describe = kind in FORMS and count == cores[-1] and (full or reduction == "max" or len(only) == 1)
+                    describe = (
+                        kind in (*FORMS, "alone")
+                        and count == cores[-1]
+                        and (full or reduction == "max" or len(only) == 1)
+                    )
                     found.append(Case(name, width, count, describe))
             if any(case.name != "processes" for case in found):
                 yield Case("machine", width, count)
@@ -92,7 +97,9 @@ def run_here(case: Case, work: Any) -> dict[str, Any]:
     elif case.name == "processes":
         found = processes.measure(work)
     elif kind == "gradient":
-        found = gradient.measure(work, rest)
+        found = gradient.measure(work)
+    elif kind == "alone":
+        found = forms.alone(work, case.describe)
     else:
         found = (forms.product if kind == "product" else forms.flat)(work, rest, case.describe)
     versions = {"jaxperf": jaxperf.__version__, "jax": jax.__version__, "equinox": equinox.__version__}
@@ -120,26 +127,24 @@ def with_shares(found: dict[str, Any], results: list[dict[str, Any]]) -> dict[st
     """A case with its shares of the machine's peaks.
 
     FLOPs are those of the case's own program, or of `max` in the same form and width, whose work is the same but for
-    the reduction. Bytes between fusions stay in cache for the most part, so their share of what memory can deliver is
-    an upper bound; those of a flat list's own arrays truly come from memory.
+    the reduction. The bytes of a flat list's own arrays truly come from memory.
     """
     kind = found["case"].partition("-")[0]
-    if kind not in FORMS:
+    if kind not in (*FORMS, "alone"):
         return found
 
     def like(case: str, **keys: Any) -> dict[str, Any]:
         return next((r for r in results if r["case"] == case and all(r.get(k) == v for k, v in keys.items())), {})
 
     peaks = like("machine", dtype=found["dtype"], cores=found["cores"])
-    own = found if "fusions" in found else {}
+    own, key = found if "flops_per_configuration" in found else {}, "flops_per_configuration"
     program = own or next(
-        (r for r in results if r["case"] == f"{kind}-max" and r["dtype"] == found["dtype"] and "fusions" in r), {}
+        (r for r in results if r["case"] == f"{kind}-max" and r["dtype"] == found["dtype"] and key in r), {}
     )
     rate = found["configurations_per_s"]
     for share, amount, peak in (
         ("share_of_vector_peak", program.get("flops_per_configuration"), peaks.get("vector_peak_flops_per_s")),
-        ("share_of_read_bandwidth", program.get("bytes_between_fusions_per_configuration"), peaks.get(_READ)),
-        ("share_of_read_bandwidth_by_list", found.get("list_bytes_per_configuration"), peaks.get(_READ)),
+        ("share_of_read_bandwidth", found.get("list_bytes_per_configuration"), peaks.get(_READ)),
     ):
         if amount and peak:
             found[share] = rate * amount / peak
@@ -163,8 +168,8 @@ def line(found: dict[str, Any]) -> str:
     parts += [f"{found['cpu_ns_per_configuration']:8.1f} cpu-ns", f"compiled in {found['compile_s']:5.1f} s"]
     if "ratio_to_forward" in found:
         parts.append(f"{found['ratio_to_forward']:.2f} × the time of the value alone")
-    if "fusions" in found:
-        parts.append(f"{found['fusions']} fusions, {found['flops_per_configuration']:,.0f} FLOP each")
+    if "flops_per_configuration" in found:
+        parts.append(f"{found['flops_per_configuration']:,.0f} FLOP each")
     for key, text in (("share_of_vector_peak", "of vector peak"), ("share_of_read_bandwidth", "of read bandwidth")):
         if key in found:
             parts.append(f"{100 * found[key]:.1f} % {text}")
@@ -206,7 +211,7 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=1, help="how many models of the space (default 1 of 6)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case; the fastest counts")
     parser.add_argument("--space", metavar="FILE", help="another space than the default one")
-    parser.add_argument("--flat", type=int, default=2**18, help="length of a model's flat list, and of the gradient's")
+    parser.add_argument("--flat", type=int, default=2**23, help="length of a model's flat list")
     parser.add_argument("--widths", default="32,64", help="bits of a float")
     parser.add_argument("--cores", help="numbers of cores (default 1 and all)")
     parser.add_argument("--full", action="store_true", help="every case at every width and number of cores")

@@ -14,21 +14,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxperf.scan import Keep, load_space, scan
-from jaxperf.scan.engine import Inputs, Point, hardware_of, judged, priced, program, wanted_metrics
-from jaxperf.scan.inputs import block_arguments, group_inputs, point_of
+from jaxperf.native.graph import BATCH, CHUNK, ROW
+from jaxperf.native.listing import Listing
+from jaxperf.scan import Keep, absorb, load_space, scan
+from jaxperf.scan.engine import wanted_metrics
 from jaxperf.scan.keep import reductions
-from jaxperf.scan.plan import Prepared, block_shape, prepare
-from jaxperf.scan.reduce import Block, Place, sign
+from jaxperf.scan.listing import ConfigurationList, parts, priced
+from jaxperf.scan.native import Kernels, gathered, sources
+from jaxperf.scan.plan import Prepared, prepare
+from jaxperf.scan.reduce import sign
 from jaxperf.scan.rows import COLUMN
-from jaxperf.scan.space import Space
+from jaxperf.scan.space import DEGREES, Space
 
-from .hlo import bytes_accessed, count, own_count
 from .machine import cores
 
 TOP = 100
@@ -36,7 +35,9 @@ KEEP = {"max": Keep(frontier=False), "pareto": Keep(), "top": Keep(frontier=Fals
 """What each case keeps beside counts by reason: the best of two objectives; their exact frontier; the best and the
 hundred best."""
 
-FLAT_BLOCK = 2**14
+FLAT_BLOCK = 2**12
+ALONE = 2**17
+"""Configurations of a block, and of the list, where nothing is shared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +54,6 @@ class Work:
         """The space with its first models."""
         space = load_space(self.space)
         return dataclasses.replace(space, models=space.models[: self.models])
-
-
-class FlatList(eqx.Module):
-    """Configurations of one model as arrays of equal length."""
-
-    point: Point
-    batch: Any
-    chunk: Any
-    isl: Any
-    osl: Any
 
 
 def peak_memory() -> int:
@@ -104,142 +95,143 @@ def summary(runs: list[dict[str, float]], configurations: int, compile_s: float)
     }
 
 
-def described(compiled: Any, size: int, filled: float) -> dict[str, Any]:
-    """What the compiled step does for one real configuration.
-
-    **Arguments:** `size` of a block; share of its slots that are `filled`, over the whole scan.
-    """
-    found = count(compiled.as_text())
-    once, moved = own_count(compiled), bytes_accessed(compiled)
-    repeated = found.flops / max(found.flops_once, 1)
-    return {
-        "fusions": found.fusions,
-        "loops_of_known_trips": found.loops,
-        "loops_until_done": found.open_loops,
-        "flops_per_configuration": found.flops / size / filled,
-        "flops_per_configuration_loop_bodies_once": found.flops_once / size / filled,
-        "flops_per_configuration_by_cost_analysis": None if once is None else once * repeated / size / filled,
-        "bytes_between_fusions_per_configuration": None if moved is None else moved / size / filled,
-    }
-
-
 def product(work: Work, reduction: str, describe: bool) -> dict[str, Any]:
     """The product form: `jaxperf.scan`, block by block."""
     space, keep = work.load(), KEEP[reduction]
     first = scan(space, keep=keep)
     runs, result = [], first
     for _ in range(work.repeats):
-        cpu = time.process_time()
+        before = time.process_time()
         result = scan(space, keep=keep)
-        runs.append(run_of(result.configurations, result.wall_s, time.process_time() - cpu))
+        spent = time.process_time() - before
+        runs.append(run_of(result.configurations, result.wall_s, spent))
     found = summary(runs, result.configurations, first.compile_s) | {"feasible": result.feasible}
     found["best"] = {
         metric: max(sign(metric) * g.best[metric][COLUMN[metric]] for g in result.groups if g.best) * sign(metric)
         for metric in space.objectives
     }
-    return found | (product_program(space, keep) if describe else {})
+    return found | (product_flops(space, keep) if describe else {})
 
 
-def product_program(space: Space, keep: Keep) -> dict[str, Any]:
-    """What the compiled step of a product does."""
+def product_flops(space: Space, keep: Keep) -> dict[str, Any]:
+    """FLOPs that a scan executes for each configuration, padding of runs included, reductions not."""
     prepared = prepare(space)
-    shape, kept = block_shape(prepared, width=jnp.dtype(jnp.result_type(float)).itemsize), reductions(prepared, keep)
-    group = prepared.groups[0]
-    model, inputs = group_inputs(prepared, 0)
-    arguments = block_arguments(prepared, group, group.part(0, shape), shape)
-    states = tuple(reduction.init() for reduction in kept)
-    compiled = program(kept, (), shape, (jax.local_devices()[0],)).lower(model, inputs, arguments, states).compile()
-    blocks = sum(group.blocks(shape) for group in prepared.groups)
-    return described(compiled, shape.size, prepared.configurations / (blocks * shape.size))
+    kernels, done = Kernels(prepared, wanted_metrics(reductions(prepared, keep))), 0
+    for index, group in enumerate(prepared.groups):
+        kernel, rows, chunks = kernels.of(index).kernel, len(group.rows), len(group.chunk)
+        size = np.asarray(group.batch, kernel.real)
+        batches = kernel.batches(np.stack([size, size]), np.zeros(2)).values.shape[1]
+        of_row = kernel.flops["row"] + chunks * kernel.flops["chunk"]
+        done += rows * (of_row + batches * (kernel.flops["batch"] + chunks * kernel.flops["each"]))
+    return {"flops_per_configuration": done / prepared.configurations}
 
 
-def flat_list(prepared: Prepared, model: str, length: int, seed: int = 0) -> tuple[Any, Inputs, FlatList]:
-    """Model, shared inputs and a random list of a model's configurations, without repetition."""
-    indices = [index for index, group in enumerate(prepared.groups) if group.model == model]
-    groups = [prepared.groups[index] for index in indices]
+def flat_list(prepared: Prepared, model: str, length: int, seed: int = 0) -> ConfigurationList:
+    """A random list of a model's configurations, without repetition."""
+    groups = [group for group in prepared.groups if group.model == model]
     starts = np.cumsum([0, *(group.configurations for group in groups)])
     generator = np.random.default_rng(seed)
     chosen = generator.choice(starts[-1], min(length, int(starts[-1])), replace=False, shuffle=True)
     of = np.searchsorted(starts, chosen, side="right") - 1
-    real = np.dtype(jnp.result_type(float))
-    batch, chunk, isl, osl = (np.zeros(len(chosen), real) for _ in range(4))
-    row = np.zeros(len(chosen), np.int64)
+    columns = {name: np.zeros(len(chosen), np.int32) for name in ConfigurationList.NAMES}
     for number, group in enumerate(groups):
         mine = of == number
-        row[mine], inner = np.divmod(chosen[mine] - starts[number], group.inner)
+        row, inner = np.divmod(chosen[mine] - starts[number], group.inner)
         at_chunk, at_batch = np.divmod(inner, len(group.batch))
-        batch[mine], chunk[mine] = np.asarray(group.batch)[at_batch], np.asarray(group.chunk)[at_chunk]
-        isl[mine], osl[mine] = group.isl, group.osl
-    point = point_of(prepared, groups[0].rows.take(row), np.ones(len(chosen), bool))
-    own, inputs = group_inputs(prepared, indices[0])
-    return own, inputs, FlatList(point, batch, chunk, isl, osl)
+        points = group.rows.take(row)
+        values = {"batch": np.asarray(group.batch)[at_batch], "chunk": np.asarray(group.chunk)[at_chunk]}
+        values |= {"system": points.system, "precision": points.precision, "isl": group.isl, "osl": group.osl}
+        for name, column in (values | dict(zip(DEGREES, points.degrees.T, strict=True))).items():
+            columns[name][mine] = column
+    return ConfigurationList(columns)
 
 
-def flat_step(kept: tuple[Any, ...], size: int) -> Callable[..., Any]:
-    """Model, inputs, a list, place of a block in it, states → states after that block of `size`."""
-    wanted = wanted_metrics(kept)
-
-    def step(model: Any, inputs: Inputs, everything: FlatList, start: Any, states: Any) -> Any:
-        mine = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), everything)
-
-        def one(item: FlatList) -> Any:
-            lengths, hardware = (item.isl, item.osl, inputs.slo), hardware_of(inputs, item.point)
-            metrics = priced(model, hardware, inputs.engine, lengths, item.batch, item.chunk)
-            scores, reason = judged(metrics, item.point.real, wanted)
-            return scores, reason.astype(jnp.int8)
-
-        scores, reason = jax.vmap(one)(mine)
-        zero, first = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
-        block = Block(
-            dict(zip(wanted, scores, strict=True)), reason, Place(start, zero, zero, first), None, (size, 1, 1)
-        )
-        return tuple(reduction.update(state, block) for reduction, state in zip(kept, states, strict=True))
-
-    return jax.jit(step)
+def flat_lists(work: Work, reduction: str) -> tuple[Kernels, tuple[Any, ...], dict[int, ConfigurationList]]:
+    """The kernels of a space, its reductions, and by the first group of each model a list."""
+    prepared = prepare(work.load())
+    kept = reductions(prepared, KEEP[reduction])
+    first_of = {group.model: index for index, group in reversed(list(enumerate(prepared.groups)))}
+    lists = {first_of[model]: flat_list(prepared, model, work.flat) for model in prepared.space.models}
+    return Kernels(prepared, wanted_metrics(kept)), kept, lists
 
 
 def flat(work: Work, reduction: str, describe: bool) -> dict[str, Any]:
-    """The flat form: lists of the space's configurations in random order, one a model, blocks of them on every core."""
-    prepared = prepare(work.load())
-    kept = reductions(prepared, KEEP[reduction])
-    lists = [flat_list(prepared, model, work.flat) for model in prepared.space.models]
-    length = min(everything.batch.size for _, _, everything in lists)
-    size = min(FLAT_BLOCK, length)
-    length = length // size * size
-    lists = [jax.device_put((m, i, jax.tree.map(lambda leaf: leaf[:length], e))) for m, i, e in lists]
-    step = flat_step(kept, size)
-    first = jax.device_put(tuple(reduction.init() for reduction in kept))
-    blocks = [(n, start) for n in range(len(lists)) for start in range(0, length, size)]
+    """The flat form: lists of the space's configurations in random order, one a model, parts of them on every core.
+    Packing, sorting and pricing are all timed."""
+    kernels, kept, lists = flat_lists(work, reduction)
     started = time.perf_counter()
-    lowered = step.lower(*lists[0], np.int32(0), first)
-    compiled = lowered.compile()
+    for index, everything in lists.items():
+        priced(kernels, index, everything, 0, 64)
     compile_s = time.perf_counter() - started
-    workers = min(cores() + 1, 4, len(blocks))
+    pieces = [(index, *part) for index, every in lists.items() for part in parts(len(every), cores())]
+    flops: list[int] = []
 
-    def share(index: int) -> Any:
-        states = {}
-        for number, start in blocks[index::workers]:
-            states[number] = compiled(*lists[number], np.int32(start), states.get(number, first))
-        return jax.block_until_ready(states)
+    def one(piece: tuple[int, int, int]) -> list[absorb.Found]:
+        block = priced(kernels, piece[0], lists[piece[0]], *piece[1:])
+        kernel, rows = block.kernel, int(block.rows[-1]) + 1
+        of_row = kernel.flops["row"] + len(block.how.values["chunk"]) * kernel.flops["chunk"]
+        flops.append(rows * of_row + len(block.words) * (kernel.flops["batch"] + kernel.flops["each"]))
+        return [absorb.absorb(r, absorb.begin(r, None), block) for r in kept]
 
-    parts: list[dict[int, Any]] = []
+    held: list[list[absorb.Found]] = []
+    total = sum(len(everything) for everything in lists.values())
 
     def run() -> int:
-        with ThreadPoolExecutor(workers) as pool:
-            parts[:] = list(pool.map(share, range(workers)))
-        return len(blocks) * size
+        flops.clear()
+        with ThreadPoolExecutor(cores()) as pool:
+            held[:] = list(pool.map(one, pieces))
+        return total
 
     runs = timed(run, work.repeats + 1)[1:]
-    found = summary(runs, len(blocks) * size, compile_s) | {"block": size}
-    found["list_bytes_per_configuration"] = sum(
-        leaf.nbytes / length for leaf in jax.tree.leaves(lists[0][2]) if leaf.ndim
-    )
-    states = [held for part in parts for held in part.values()]
-    if max(int(r.crowding(held[i])) for held in states for i, r in enumerate(kept)) > 1:
-        raise RuntimeError("a frontier outgrew its room; make the list shorter")
-    merged = {r.name: r.merge([r.extract(held[i]) for held in states]) for i, r in enumerate(kept)}
-    objectives = prepared.space.objectives
+    found = summary(runs, total, compile_s) | {"list": max(map(len, lists.values()))}
+    found["list_bytes_per_configuration"] = 4 * len(ConfigurationList.NAMES)
+    merged = {r.name: r.merge([each[i].part for each in held]) for i, r in enumerate(kept)}
+    objectives = kernels.prepared.space.objectives
     best = np.max(merged["frontier" if reduction == "pareto" else "best"]["score"].reshape(-1, len(objectives)), axis=0)
     found["feasible"] = int(merged["counts"]["count"][0])
     found["best"] = {metric: float(sign(metric) * best[i]) for i, metric in enumerate(objectives)}
-    return found | (described(compiled, size, 1.0) if describe else {})
+    return found | ({"flops_per_configuration": sum(flops) / total} if describe else {})
+
+
+def alone(work: Work, describe: bool) -> dict[str, Any]:
+    """The flat form of a model with nothing shared at all: all work is done anew for every configuration, whose own
+    numbers of system, formats and lengths are gathered before the clock runs."""
+    kernels, kept, lists = flat_lists(work, "max")
+    index, everything = next(iter(lists.items()))
+    kernels.of(index)
+    scores = len(wanted_metrics(kept))
+    program = kernels.unfolded[kernels.prepared.groups[index].model]
+    started = time.perf_counter()
+    listing = Listing(program, [*range(scores), len(program.results) - 1], effort=2)
+    compile_s = time.perf_counter() - started
+    length = min(len(everything), ALONE)
+    inputs = list_inputs(kernels, index, listing, everything, length)
+    blocks = [np.ascontiguousarray(inputs[:, first : first + FLAT_BLOCK]) for first in range(0, length, FLAT_BLOCK)]
+
+    def run() -> int:
+        with ThreadPoolExecutor(cores()) as pool:
+            held[:] = list(pool.map(lambda block: listing(block)[:scores].max(axis=1), blocks))
+        return length
+
+    held: list[np.ndarray] = []
+    found = summary(timed(run, work.repeats + 1)[1:], length, compile_s) | {"list": length}
+    found["list_bytes_per_configuration"] = inputs.shape[0] * inputs.itemsize
+    return found | ({"flops_per_configuration": listing.flops} if describe else {})
+
+
+def list_inputs(
+    kernels: Kernels, index: int, listing: Listing, everything: ConfigurationList, length: int
+) -> np.ndarray:
+    """What a `Listing` reads of the first configurations of a list, [input, configuration]."""
+    bound, real = kernels.of(index), listing.real
+    column = {name: values[:length] for name, values in everything.columns.items()}
+    places = [place for mask, place in listing.inputs if mask == ROW]
+    lengths = np.repeat(bound.tables["lengths"][:, :1], length, axis=1)
+    lengths[0], lengths[1] = column["isl"], column["osl"]
+    rows = {"system": column["system"], "efficiency": column["system"], "precision": column["precision"]}
+    rows |= {"degrees": np.stack([column[name] for name in DEGREES]), "lengths": lengths}
+    of_rows = iter(gathered(sources(bound.tables, places), len(places), rows, length, real))
+    given = {(BATCH, 0): column["batch"], (BATCH, 1): np.ones(length), (CHUNK, 0): column["chunk"]}
+    return np.stack(
+        [next(of_rows) if mask == ROW else given[mask, place].astype(real) for mask, place in listing.inputs]
+    )

@@ -1,10 +1,11 @@
-"""What a gradient costs beside the value: the mean end-to-end time over many configurations, with respect to eight
-scalars of the hardware that all of them share, in reverse mode, block by block."""
+"""What a gradient costs beside the value: the mean end-to-end time of a scan, with respect to eight scalars of the
+hardware that all configurations share, in forward mode: each number that depends on the hardware brings eight more."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperf.constants import DTYPES
-from jaxperf.scan.engine import Inputs, evaluate_block, hardware_of, judged, priced
-from jaxperf.scan.inputs import block_arguments, group_inputs
-from jaxperf.scan.plan import Shape, prepare
+from jaxperf.native.kernel import Batches, Kernel
+from jaxperf.scan import engine
+from jaxperf.scan.engine import Hardware
+from jaxperf.scan.native import Kernels
+from jaxperf.scan.plan import Prepared, block_shape, prepare
 
-from .cases import FLAT_BLOCK, Work, flat_list, peak_memory, summary, timed
+from .cases import Work, peak_memory, summary, timed
 from .machine import cores
 
 SCALARS = (
@@ -26,14 +29,12 @@ SCALARS = (
 )
 """What the factors multiply, in every system: all memories, three of the peaks, the innermost tier of the fabric."""
 
-BLOCK = 2**14
 
+def scaled(system: Any, factors: Any) -> Any:
+    """A system with its hardware multiplied by eight factors, in the order of `SCALARS`."""
 
-def scaled(inputs: Inputs, factors: Any) -> Inputs:
-    """The inputs with every system's hardware multiplied by eight factors, in the order of `SCALARS`."""
-
-    def leaves(systems: Any) -> list[Any]:
-        device, inner = systems.device, systems.fabric[0]
+    def leaves(system: Any) -> list[Any]:
+        device, inner = system.device, system.fabric[0]
         return [
             *(tier.bandwidth for tier in device.memory.tiers),
             *(tier.sustained for tier in device.memory.tiers),
@@ -41,87 +42,71 @@ def scaled(inputs: Inputs, factors: Any) -> Inputs:
             *(inner.bandwidth, inner.alpha, inner.switch_alpha),
         ]
 
-    memories = len(inputs.systems.device.memory.tiers)
+    memories = len(system.device.memory.tiers)
     multipliers = [factors[0]] * memories + [factors[1]] * memories + list(factors[2:])
-    new = [leaf * factor for leaf, factor in zip(leaves(inputs.systems), multipliers, strict=True)]
-    return eqx.tree_at(lambda i: i.systems, inputs, eqx.tree_at(leaves, inputs.systems, new))
+    new = [leaf * factor for leaf, factor in zip(leaves(system), multipliers, strict=True)]
+    return eqx.tree_at(leaves, system, new)
 
 
-def total(scores: Any) -> tuple[Any, Any]:
-    """Sum of the end-to-end times of feasible configurations [s], and how many there are."""
-    real = scores > -jnp.inf
-    return jnp.sum(jnp.where(real, -scores, 0.0)), jnp.sum(real)
+def results(slopes: bool, fixed: Any, row: dict[str, Any], batch: Any, chunk: Any) -> list[Any]:
+    """End-to-end time [s] of a configuration, its `slopes` by the factors where asked for, 0 where it is infeasible,
+    and its reason."""
+    (model, settings), (size, real) = fixed, batch
+
+    def time_of(factors: Any) -> tuple[Any, Any]:
+        hardware = Hardware(scaled(row["system"], factors), row["efficiency"], row["precision"], row["degrees"])
+        metrics = engine.priced(model, hardware, settings, row["lengths"], size, chunk)
+        (score,), reason = engine.judged(metrics, real, ("e2e",))
+        return metrics.e2e, (metrics.e2e, score > -jnp.inf, reason)
+
+    ones = np.ones(len(SCALARS), jnp.result_type(float))
+    if not slopes:
+        value, (_, alive, reason) = time_of(ones)
+        return [jnp.where(alive, value, 0.0), reason]
+    found, (value, alive, reason) = jax.jacfwd(time_of, has_aux=True)(ones)
+    return [*(jnp.where(alive, each, 0.0) for each in (value, *found)), reason]
 
 
-def product_total(factors: Any, model: Any, inputs: Inputs, arguments: Any) -> tuple[Any, Any]:
-    """`total` of a block of the product."""
-    return total(evaluate_block(model, scaled(inputs, factors), arguments, ("e2e",))[0][0])
+def blocks(prepared: Prepared, kernels: Kernels) -> list[tuple[Kernel, int, tuple[int, int], Any, Batches]]:
+    """The blocks of all groups: kernel, group, first row and how many, chunks, batches."""
+    shape, found = block_shape(prepared, whole=True), []
+    for index, group in enumerate(prepared.groups):
+        kernel = kernels.of(index).kernel
+        for number in range(group.blocks(shape)):
+            part = group.part(number, shape)
+            chunk = np.asarray(group.chunk[part.chunk[0] :][: part.chunk[1]], kernel.real)
+            found.append((kernel, index, part.row, chunk, kernels.filled(kernel, group, part)))
+    return found
 
 
-def flat_total(factors: Any, model: Any, inputs: Inputs, mine: Any) -> tuple[Any, Any]:
-    """`total` of a block of a flat list."""
-    changed = scaled(inputs, factors)
-
-    def one(item: Any) -> Any:
-        lengths, hardware = (item.isl, item.osl, changed.slo), hardware_of(changed, item.point)
-        metrics = priced(model, hardware, changed.engine, lengths, item.batch, item.chunk)
-        return judged(metrics, item.point.real, ("e2e",))[0][0]
-
-    return total(jax.vmap(one)(mine))
-
-
-def product_blocks(work: Work) -> tuple[Any, list[tuple[Any, int]]]:
-    """Model and inputs of the first group, and its blocks with how many configurations each holds."""
-    prepared = prepare(work.load())
-    group = prepared.groups[0]
-    model, inputs = group_inputs(prepared, 0)
-    chunks, batches = min(len(group.chunk), 4), len(group.batch)
-    shape = Shape(max(min(BLOCK // (chunks * batches), len(group.rows)), 1), chunks, batches)
-    parts = [group.part(n, shape) for n in range(min(group.blocks(shape), max(work.flat // shape.size, 1)))]
-    blocks = [(block_arguments(prepared, group, part, shape), part.configurations) for part in parts]
-    return (model, inputs), jax.device_put(blocks)
-
-
-def flat_blocks(work: Work) -> tuple[Any, list[tuple[Any, int]]]:
-    """Model and inputs of the first model's flat list, and its blocks."""
-    prepared = prepare(work.load())
-    model, inputs, everything = flat_list(prepared, prepared.space.models[0], work.flat)
-    length = everything.batch.size
-    size = min(FLAT_BLOCK, length)
-    blocks = [
-        (jax.tree.map(lambda leaf, s=start: leaf[s : s + size], everything), size)
-        for start in range(0, length // size * size, size)
-    ]
-    return (model, inputs), jax.device_put(blocks)
-
-
-def measure(work: Work, form: str) -> dict[str, Any]:
+def measure(work: Work) -> dict[str, Any]:
     """The mean and its gradient, the same blocks through each, and what the second costs over the first."""
-    (model, inputs), blocks = product_blocks(work) if form == "product" else flat_blocks(work)
-    value = product_total if form == "product" else flat_total
-    factors = jnp.ones(len(SCALARS))
-    configurations = sum(int(count) for _, count in blocks)
-    found: dict[str, Any] = {"block": configurations // len(blocks)}
-    workers = min(cores() + 1, 4)
-    for name, function in (("forward", value), ("gradient", jax.value_and_grad(value, has_aux=True))):
+    prepared = prepare(work.load())
+    found: dict[str, Any] = {}
+    for name, slopes in (("forward", False), ("gradient", True)):
         started = time.perf_counter()
-        compiled = jax.jit(function).lower(factors, model, inputs, blocks[0][0]).compile()
+        labels = ("e2e", *SCALARS) if slopes else ("e2e",)
+        kernels = Kernels(prepared, labels, results=partial(results, slopes), total=True)
+        parts = blocks(prepared, kernels)
         compile_s = time.perf_counter() - started
-        held: list[Any] = []
+        sums: list[Any] = []
 
-        def run(compiled: Any = compiled, held: list[Any] = held) -> int:
-            with ThreadPoolExecutor(workers) as pool:
-                held[:] = pool.map(
-                    lambda block: jax.device_get(compiled(factors, model, inputs, block[0])), list(blocks)
-                )
-            return configurations
+        def one(part: Any, kernels: Kernels = kernels) -> tuple[np.ndarray, int]:
+            kernel, index, rows, chunk, batches = part
+            shared = kernel.share(kernels.rows(index, *rows), rows[1], chunk)
+            block = kernel.block(shared, batches)
+            return block.highest.sum(axis=(1, 2, 3), dtype=np.float64), int(block.counts[1])
 
-        found[name] = summary(timed(run, work.repeats + 1)[1:], configurations, compile_s)
-        if name == "gradient":
-            real = sum(float(aux[1]) for aux, _ in held)
-            mean = sum(float(aux[0]) for aux, _ in held) / real
-            slopes: list[float] = (np.sum([slope for _, slope in held], axis=0) / real / mean).tolist()
-            found |= {"mean_e2e_s": mean, "elasticities": dict(zip(SCALARS, slopes, strict=True))}
+        def run(one: Any = one, parts: Any = parts, sums: Any = sums) -> int:
+            with ThreadPoolExecutor(cores()) as pool:
+                sums[:] = list(pool.map(one, parts))
+            return prepared.configurations
+
+        found[name] = summary(timed(run, work.repeats + 1)[1:], prepared.configurations, compile_s)
+        if slopes:
+            total, real = np.sum([each for each, _ in sums], axis=0), sum(count for _, count in sums)
+            found["mean_e2e_s"] = float(total[0] / real)
+            found["elasticities"] = dict(zip(SCALARS, (total[1:] / total[0]).tolist(), strict=True))
     forward, gradient = found["forward"], found["gradient"]
     found["ratio_to_forward"] = forward["configurations_per_s"] / gradient["configurations_per_s"]
     return found | {"peak_memory_bytes": peak_memory()} | {k: gradient[k] for k in _OWN}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from ..tape import Tape
 from .graph import BATCH, CHUNK, KINDS, ROW, Graph
 from .jit import Library, library, target
-from .levels import levels
+from .levels import ATTRIBUTES, Levels, flops, levels
 from .product import module
 from .rows import ROW_ARGUMENTS
+from .segments import SEGMENT_ARGUMENTS, segments_function
 from .tiles import MOST_VECTORS, REASONS, TILE_ARGUMENTS
 from .unfold import unfold
 
@@ -85,10 +87,11 @@ class Kernel:
     """Scores and a code as machine code over the product of rows, chunks and batches, for one model.
 
     `inputs` are the places of the rows' inputs that it reads. Of the results, those of `scores` and the last are
-    computed. `effort` is LLVM's (see `jit.library`).
+    computed. `effort` is LLVM's (see `jit.library`). `flops` are those of a row, of a chunk of a row, of a batch of a
+    row, and of each configuration besides. With `total`, runs leave sums of scores in place of the highest.
     """
 
-    def __init__(self, program: Unfolded, scores: list[int], effort: int = 2) -> None:
+    def __init__(self, program: Unfolded, scores: list[int], effort: int = 2, total: bool = False) -> None:
         graph = program.graph
         self.real, self.target = graph.real, target(graph.real)
         self.scores = len(scores)
@@ -98,8 +101,10 @@ class Kernel:
         self.live, self.chunk_live = max(len(found.inner_live), 1), max(len(found.chunk_live), 1)
         self.given = np.asarray([graph.values[node] for node in found.given] or [0], self.real)
         places = {place: index for index, place in enumerate(self.inputs)}
-        text = module(graph, found, chosen, program.results[-1], places, self.target)
+        text = module(graph, found, chosen, program.results[-1], places, self.target, total)
         self.library: Library = library(text, ("rows", "tiles"), effort)
+        self.flops = {name: flops(graph, getattr(found, name)) for name in ("row", "chunk", "batch", "each")}
+        self._sorted = partial(_sorted_library, graph, found, chosen, program.results[-1], effort)
 
     def share(self, rows: np.ndarray, count: int, chunks: np.ndarray) -> Shared:
         """Computes what belongs to rows, and to chunks of rows.
@@ -126,6 +131,39 @@ class Kernel:
         arguments = np.asarray([given[name] for name in ROW_ARGUMENTS], np.int64)
         self.library.functions["rows"](arguments.ctypes.data)
         return Shared(count, len(chunks), live, chunk_live)
+
+    def segments(
+        self,
+        shared: Shared,
+        words: np.ndarray,
+        begins: np.ndarray,
+        rows: np.ndarray,
+        bits: tuple[int, int],
+        everything: bool = False,
+    ) -> Heights:
+        """Configurations by their words, segment by segment: the highest scores of each segment, [score, segment], and
+        counts by code; all scores, [score, word], and codes, [word], where `everything` is asked for.
+
+        **Arguments:** what the kernel `shared` of the rows; the `words`, int64, with as many spare ones behind them in
+        the same memory as a vector has; where the words of each segment begin, and their end; the row of each, int64;
+        how many `bits` of a word the batch has, and the chunk's index above them.
+        """
+        lanes, segments = self.target.lanes, len(rows)
+        highest, counts = np.empty((self.scores, segments), self.real), np.zeros(REASONS, np.int64)
+        arrays = {"given": self.given, "live": shared.live, "chunk_live": shared.chunk_live, "words": words}
+        arrays |= {"begins": begins, "rows": rows, "highest": highest, "counts": counts}
+        given = {"chunks": shared.chunks, "batch_bits": bits[0], "chunk_bits": bits[1], "segments": segments}
+        scores = reasons = None
+        if everything:
+            length = len(words) + lanes
+            full, codes = np.empty((self.scores, length), self.real), np.empty(length, np.int8)
+            arrays |= {"scores": full, "reasons": codes}
+            given["score_metric"] = length
+            scores, reasons = full[:, : len(words)], codes[: len(words)]
+        given |= {name: array.ctypes.data for name, array in arrays.items()}
+        arguments = np.asarray([given.get(name, 0) for name in SEGMENT_ARGUMENTS], np.int64)
+        self._sorted().functions["segments"](arguments.ctypes.data)
+        return Heights(highest, counts, scores, reasons)
 
     def batches(self, values: np.ndarray, filling: np.ndarray) -> Batches:
         """The batch-level inputs, [input, batch], filled up to whole runs."""
@@ -198,3 +236,10 @@ class Kernel:
         }
         self._tiles(shared, batches, given, (listed, highest, counts, scores, reasons))
         return Heights(highest, counts, scores, reasons)
+
+
+def _sorted_library(graph: Graph, found: Levels, scores: list[int], reason: int, effort: int) -> Library:
+    """The code for sorted words: made when it is first asked for."""
+    declared: set[str] = set()
+    body = segments_function(graph, found, scores, reason, target(graph.real), declared)
+    return library("\n".join([body, *sorted(declared), ATTRIBUTES, ""]), ("segments",), effort)

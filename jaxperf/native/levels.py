@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .code import Code, Target
+from .code import CALLED, Code, Target
 from .graph import BATCH, CHUNK, ROW, Graph
 
 ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
@@ -62,6 +62,16 @@ def levels(graph: Graph, results: list[int]) -> Levels:
         batch_live=sorted(live.get(("batch", "each"), set())),
         given=given,
     )
+
+
+ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "max", "min", "floor", "ceil", "sqrt", "square", "integer_pow"}
+ARITHMETIC |= CALLED
+"""Operations that count as one FLOP; selections, comparisons and conversions are none."""
+
+
+def flops(graph: Graph, nodes: list[int]) -> int:
+    """FLOPs of some nodes, of one configuration."""
+    return sum(graph.names[node].partition(" ")[0] in ARITHMETIC and graph.kinds[node] == "f" for node in nodes)
 
 
 class Function:

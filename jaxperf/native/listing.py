@@ -7,20 +7,21 @@ import numpy as np
 from .graph import Graph
 from .jit import library, target
 from .kernel import Unfolded
-from .levels import ATTRIBUTES, Function
+from .levels import ATTRIBUTES, Function, flops
 
 ARGUMENTS = ("count", "stride", "inputs", "given", "results")
 
 
 class Listing:
-    """Results as machine code over a list. `inputs` are the inputs that it reads, (mask of the axis, place) each.
-    `effort` is LLVM's (see `jit.library`)."""
+    """Results as machine code over a list. `inputs` are the inputs that it reads, (mask of the axis, place) each;
+    `flops` are those of a configuration. `effort` is LLVM's (see `jit.library`)."""
 
     def __init__(self, program: Unfolded, results: list[int], effort: int = 0) -> None:
         self.real = program.graph.real
         chosen = [program.results[index] for index in results]
         nodes = program.graph.needed(chosen)
         self.results = len(chosen)
+        self.flops = flops(program.graph, nodes)
         self.inputs, self.given, text = _module(program.graph, nodes, chosen)
         self.library = library(text, ("list",), effort)
 

@@ -14,13 +14,21 @@ from .rows import rows_function
 from .tiles import TILE_ARGUMENTS, tile_function
 
 
-def module(graph: Graph, found: Levels, scores: list[int], reason: int, places: dict[int, int], target: Target) -> str:
+def module(
+    graph: Graph,
+    found: Levels,
+    scores: list[int],
+    reason: int,
+    places: dict[int, int],
+    target: Target,
+    total: bool = False,
+) -> str:
     """The module of a product: `rows(a)` and `tiles(a)`, each of the address of its arguments. The rows' inputs that
-    are read stand at `places` in their table."""
+    are read stand at `places` in their table; runs leave `total` scores in place of the highest."""
     declared: set[str] = set()
     parts = [
         rows_function(graph, found, places, target, declared),
-        tile_function(graph, found, scores, reason, target, declared),
+        tile_function(graph, found, scores, reason, target, declared, total),
     ]
     parts.append(_tiles(target))
     return "\n".join([*parts, *sorted(declared), ATTRIBUTES, ""])

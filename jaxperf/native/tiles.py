@@ -39,10 +39,11 @@ TILE_ARGUMENTS = (
 
 
 def tile_function(
-    graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str]
+    graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str], total: bool
 ) -> str:
-    """`tile`: one run of batches of one row, for some chunks. Highest scores go to `heights` from %height on, every
-    `runs` further a chunk; all scores, where they are asked for, to `scores` from %score on, a run's length further."""
+    """`tile`: one run of batches of one row, for some chunks. Highest scores, or `total` ones, go to `heights` from
+    %height on, every `runs` further a chunk; all scores, where they are asked for, to `scores` from %score on, a run's
+    length further."""
     f = Function(graph, target, declared, TILE_ARGUMENTS)
     code, lanes, t = f.code, target.lanes, target
     v, align = t.vector(), t.real.itemsize
@@ -64,7 +65,7 @@ def tile_function(
     stored = code.put(f"icmp ne i64 {storing}, 0")
     inputs = sorted(node for node in found.batch if graph.names[node] == "input")
     # The batches come as arrays one after the other: an input's place says which.
-    total = code.put("load i64, ptr %a_total, align 8")
+    length_of_all = code.put("load i64, ptr %a_total, align 8")
     code.do("br label %next_batch")
 
     def constant(node: int) -> str | None:
@@ -85,7 +86,7 @@ def tile_function(
     def batch_input(node: int) -> str | None:
         if node not in inputs:
             return constant(node)
-        at = code.put(f"mul i64 {total}, {graph.operands[node][0]}")
+        at = code.put(f"mul i64 {length_of_all}, {graph.operands[node][0]}")
         at = code.put(f"add i64 {at}, {place}")
         return code.from_real(code.vector_at(batches, at), graph.kinds[node])
 
@@ -110,7 +111,7 @@ def tile_function(
     at = code.put(f"add i64 {at}, %c")
     at = code.put(f"mul i64 {at}, {max(len(found.chunk_live), 1)}")
     chunk = code.at(chunk_live, at, t.scalar)
-    worst = t.splat(t.real.type("-inf"), "f")
+    worst = t.splat(t.real.type(0 if total else "-inf"), "f")
     code.do("br label %next_each")
     code.label("next_each")
     code.do("%e = phi i64 [ 0, %chunk ], [ %e_after, %each_end ]")
@@ -141,6 +142,9 @@ def tile_function(
 
     values, code_of = [result(node) for node in scores], result(reason)
     for index, value in enumerate(values):
+        if total:
+            code.do(f"%top{index}_after = fadd {v} %top{index}, {value}")
+            continue
         better = code.put(f"fcmp ogt {v} {value}, %top{index}")
         code.do(f"%top{index}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{index}")
     for name, test in (("low", "olt"), ("high", "ogt")):
@@ -163,15 +167,15 @@ def tile_function(
 
     code.label("each_done")
     for index in range(len(scores)):
-        top = _across(code, f"%top{index}", "ogt")
+        top = across(code, f"%top{index}", "sum" if total else "ogt")
         shift = code.put(f"mul i64 {height_metric}, {index}")
         address = code.at(heights, code.put(f"add i64 %h, {shift}"), t.scalar)
         code.do(f"store {t.scalar} {top}, ptr {address}, align {align}")
-    low, high = _across(code, "%low", "olt"), _across(code, "%high", "ogt")
+    low, high = across(code, "%low", "olt"), across(code, "%high", "ogt")
     same = code.put(f"fcmp oeq {t.scalar} {low}, {high}")
     code.do(f"br i1 {same}, label %alike, label %apart")
     code.label("alike")
-    _counted(code, counts, low, length)
+    counted(code, counts, low, length)
     code.do("br label %counted")
     code.label("apart")
     code.do("br label %next_one")
@@ -180,7 +184,7 @@ def tile_function(
     code.do(f"%more_ones = icmp slt i64 %o, {length}")
     code.do("br i1 %more_ones, label %one, label %counted")
     code.label("one")
-    _counted(code, counts, code.load(reason_at, "%o", t.scalar, align), "1")
+    counted(code, counts, code.load(reason_at, "%o", t.scalar, align), "1")
     code.do("%o_after = add i64 %o, 1")
     code.do("br label %next_one")
     code.label("counted")
@@ -195,8 +199,8 @@ def tile_function(
     return "\n".join([head, "entry:", *code.lines, "}"])
 
 
-def _across(code: Code, vector: str, test: str) -> str:
-    """The highest (`ogt`) or lowest (`olt`) of a vector's lanes."""
+def across(code: Code, vector: str, test: str) -> str:
+    """The highest (`ogt`) or lowest (`olt`) of a vector's lanes, or their `sum`."""
     t = code.target
     half = t.lanes
     while half > 1:
@@ -205,12 +209,15 @@ def _across(code: Code, vector: str, test: str) -> str:
         mask = ", ".join(f"i32 {lane}" for lane in order)
         v = t.vector()
         other = code.put(f"shufflevector {v} {vector}, {v} poison, <{t.lanes} x i32> <{mask}>")
+        if test == "sum":
+            vector = code.put(f"fadd {v} {other}, {vector}")
+            continue
         which = code.put(f"fcmp {test} {v} {other}, {vector}")
         vector = code.put(f"select {t.vector('b')} {which}, {v} {other}, {v} {vector}")
     return code.put(f"extractelement {t.vector()} {vector}, i64 0")
 
 
-def _counted(code: Code, counts: str, reason: str, amount: str) -> None:
+def counted(code: Code, counts: str, reason: str, amount: str) -> None:
     """Adds to the count of a reason; that of code r stands at r + 1."""
     place = code.put(f"fptosi {code.target.scalar} {reason} to i64")
     address = code.at(counts, code.put(f"add i64 {place}, 1"), "i64")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,8 +16,29 @@ from .pareto3 import Pareto3
 from .reduce import Best, Counts, Part, Reduction, ids
 from .spread import Histogram, Marginals, Top, histogram_bin
 
-RUNS = 512
+AT_ONCE = 512
 """Runs that are looked into at a time, at most; what they hold rules out others."""
+
+
+class Runs(Protocol):
+    """What reductions ask of a block: of runs of configurations the highest scores, and then of a few runs all."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each reason code occurs, from −1 on."""
+        ...
+
+    def highest(self, metric: str) -> np.ndarray:
+        """The highest score of each run in a metric."""
+        ...
+
+    def points(self, places: np.ndarray, metrics: tuple[str, ...]) -> Part:
+        """Configurations of runs: scores [point, metric], row and inner number."""
+        ...
+
+    def first_numbers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and inner number of the first configuration of runs."""
+        ...
 
 
 @dataclass
@@ -46,19 +67,19 @@ def needs_everything(reduction: Reduction) -> bool:
 
 
 @singledispatch
-def absorb(reduction: Any, found: Found, block: HostBlock) -> Found:
+def absorb(reduction: Any, found: Found, block: Runs) -> Found:
     """What is found after one more block."""
     raise TypeError(f"no reduction on the host: {reduction}")
 
 
 @absorb.register
-def _(reduction: Counts, found: Found, block: HostBlock) -> Found:
-    counts = block.heights.counts[1 : 1 + found.part["count"].size]
+def _(reduction: Counts, found: Found, block: Runs) -> Found:
+    counts = block.counts[1 : 1 + found.part["count"].size]
     return Found({"count": found.part["count"] + counts}, found.guard)
 
 
 @absorb.register
-def _(reduction: Best, found: Found, block: HostBlock) -> Found:
+def _(reduction: Best, found: Found, block: Runs) -> Found:
     """Run after run from the highest, while one is no lower than the best that is known."""
     part = found.part
     heights = [block.highest(name).ravel() for name in reduction.metrics]
@@ -70,8 +91,8 @@ def _(reduction: Best, found: Found, block: HostBlock) -> Found:
         while left.any():
             places = np.flatnonzero(left & (height == height[left].max()))
             left[places] = False
-            for first in range(0, len(places), RUNS):
-                points = block.points(places[first : first + RUNS], reduction.metrics)
+            for first in range(0, len(places), AT_ONCE):
+                points = block.points(places[first : first + AT_ONCE], reduction.metrics)
                 if len(points["row"]):
                     part = reduction.merge([part, _bests(reduction, points)])
             left &= height >= part["score"][index, 0, index]
@@ -84,7 +105,7 @@ def _bests(reduction: Best, points: Part) -> Part:
 
 
 @absorb.register
-def _(reduction: Pareto, found: Found, block: HostBlock) -> Found:
+def _(reduction: Pareto, found: Found, block: Runs) -> Found:
     """The runs whose corner, their two highest scores, no known point beats."""
     first, second = (block.highest(name).ravel() for name in reduction.metrics)
     left = np.flatnonzero((first > -np.inf) & (second > -np.inf))
@@ -101,7 +122,7 @@ def _(reduction: Pareto, found: Found, block: HostBlock) -> Found:
 
 def _some(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A few places from all over a list, and the others."""
-    step = -(-len(places) // RUNS)
+    step = -(-len(places) // AT_ONCE)
     taken = np.zeros(len(places), bool)
     taken[::step] = True
     return places[taken], places[~taken]
@@ -123,7 +144,7 @@ def _open(score: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
 
 
 @absorb.register
-def _(reduction: Pareto3, found: Found, block: HostBlock) -> Found:
+def _(reduction: Pareto3, found: Found, block: Runs) -> Found:
     heights = np.stack([block.highest(name).ravel() for name in reduction.metrics], axis=1)
     left = np.flatnonzero(np.all(heights > -np.inf, axis=1))
     part, guard = found.part, found.guard
@@ -160,7 +181,7 @@ def _above(score: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 @absorb.register
-def _(reduction: Top, found: Found, block: HostBlock) -> Found:
+def _(reduction: Top, found: Found, block: Runs) -> Found:
     """Run after run from the highest, while one may hold a score above the last of the kept, or an earlier equal."""
     part, height = found.part, block.highest(reduction.metric).ravel()
     left = height > -np.inf
@@ -177,8 +198,8 @@ def _(reduction: Top, found: Found, block: HostBlock) -> Found:
 
     while (left := still(left)).any():
         places = np.flatnonzero(left)
-        if len(places) > RUNS:
-            places = places[np.argsort(-height[places], kind="stable")[:RUNS]]
+        if len(places) > AT_ONCE:
+            places = places[np.argsort(-height[places], kind="stable")[:AT_ONCE]]
         left[places] = False
         points = block.points(places, reduction.metrics)
         part = reduction.merge([part, {**points, "score": points["score"][:, 0]}])

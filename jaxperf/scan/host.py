@@ -25,6 +25,11 @@ class HostBlock:
     group: Group
     axes: np.ndarray | None
 
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each reason code occurs, from −1 on."""
+        return self.heights.counts
+
     def highest(self, metric: str) -> np.ndarray:
         """The highest score of each run in a metric, [row, chunk, run]."""
         return self.heights.highest[self.wanted.index(metric)]

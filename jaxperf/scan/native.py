@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -58,10 +59,13 @@ class Bound:
 
 @dataclass
 class Kernels:
-    """The kernels of a scan, made when they are first asked for: one a model, and one tape for all."""
+    """The kernels of a scan, made when they are first asked for: one a model, and one tape for all. `results` are what
+    they compute, in place of `scores_and_fields`; with `total`, runs leave sums of scores in place of the highest."""
 
     prepared: Prepared
     wanted: tuple[str, ...]
+    results: Callable[..., list[Any]] | None = None
+    total: bool = False
     tape: Tape | None = None
     unfolded: dict[str, Unfolded] = field(default_factory=dict)
     made: dict[str, Kernel] = field(default_factory=dict)
@@ -82,19 +86,21 @@ class Kernels:
         group = self.prepared.groups[index]
         model, inputs = group_inputs(self.prepared, index)
         real = np.dtype(jnp.result_type(float))
-        sources = _sources(self.prepared, group, inputs)
-        one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in sources.items()}
+        stacked = _stacked(self.prepared, group, inputs)
+        one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items()}
         fixed = model, inputs.engine
         if self.tape is None:
-            size = np.ones((), real)
-            self.tape, _ = record(partial(_results, self.wanted), fixed, one, (size, np.ones((), bool)), size)
+            size, results = np.ones((), real), self.results or partial(scores_and_fields, self.wanted)
+            self.tape, _ = record(results, fixed, one, (size, np.ones((), bool)), size)
         if group.model not in self.made:
             leaves, rows = jax.tree.leaves(fixed), len(jax.tree.leaves(one))
             self.unfolded[group.model] = unfolded(self.tape, leaves, rows, 2, real)
             effort = 2 if self.prepared.configurations > LARGE else 0
-            self.made[group.model] = Kernel(self.unfolded[group.model], list(range(len(self.wanted))), effort)
-        tables = {name: _table(sources[name], real) for name in sorted(sources)}  # as JAX orders the keys of a dict
-        return Bound(self.made[group.model], tables, _read(tables, self.made[group.model].inputs))
+            self.made[group.model] = Kernel(
+                self.unfolded[group.model], list(range(len(self.wanted))), effort, self.total
+            )
+        tables = {name: _table(stacked[name], real) for name in sorted(stacked)}  # as JAX orders the keys of a dict
+        return Bound(self.made[group.model], tables, sources(tables, self.made[group.model].inputs))
 
     def metrics(self, index: int, row: np.ndarray, batch: np.ndarray, chunk: np.ndarray) -> dict[str, np.ndarray]:
         """`FIELDS` of configurations of a group by their rows' numbers, batches and chunks."""
@@ -106,7 +112,7 @@ class Kernels:
                 self.listings[group.model] = Listing(self.unfolded[group.model], chosen)
         listing = self.listings[group.model]
         places = [place for mask, place in listing.inputs if mask == ROW]
-        rows = iter(self._decoded(_read(bound.tables, places), len(places), row, group))
+        rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))
         real = listing.real
         given = {(BATCH, 0): batch.astype(real), (BATCH, 1): np.ones(len(batch), real), (CHUNK, 0): chunk.astype(real)}
         inputs = [next(rows)[: len(row)] if mask == ROW else given[mask, place] for mask, place in listing.inputs]
@@ -147,20 +153,28 @@ class Kernels:
         lanes = target(real).lanes
         numbers = numbers[np.minimum(np.arange(-(-len(numbers) // lanes) * lanes), len(numbers) - 1)]
         points = point_of(self.prepared, group.rows.take(numbers), np.ones(len(numbers), bool))
-        rows = np.empty((inputs, len(numbers)), real)
-        for source in sources:
-            if source.name == "degrees":
-                rows[source.into] = points.degrees.T[source.out]
-            elif source.name == "lengths":
-                rows[source.into] = source.table
-            elif source.name == "system" and not isinstance(points.system, np.ndarray):
-                rows[source.into] = _table(points.system, real)[source.out]
-            else:
-                rows[source.into] = source.table[:, getattr(points, source.name)]
-        return rows
+        indices = {name: getattr(points, name) for name in ("system", "efficiency", "precision")}
+        return gathered(sources, inputs, {**indices, "degrees": points.degrees.T}, len(numbers), real)
 
 
-def _sources(prepared: Prepared, group: Group, inputs: Any) -> dict[str, Any]:
+def gathered(sources: list[Source], inputs: int, columns: dict[str, Any], count: int, real: np.dtype) -> np.ndarray:
+    """The inputs of `count` rows, [input, row], from their `columns`: indices into the tables of the sources, degrees
+    and, where rows differ in them, lengths as they are [number, row]; a system of their own as a pytree."""
+    rows = np.empty((inputs, count), real)
+    for source in sources:
+        column = columns.get(source.name)
+        if column is None:
+            rows[source.into] = source.table
+        elif source.name in ("degrees", "lengths"):
+            rows[source.into] = column[source.out]
+        elif isinstance(column, np.ndarray):
+            rows[source.into] = source.table[:, column]
+        else:
+            rows[source.into] = _table(column, real)[source.out]
+    return rows
+
+
+def _stacked(prepared: Prepared, group: Group, inputs: Any) -> dict[str, Any]:
     """What rows take their inputs from: pytrees with a leading axis, by name."""
     first = point_of(prepared, group.rows.take(np.zeros(1, np.int64)), np.ones(1, bool))
     return {
@@ -172,7 +186,7 @@ def _sources(prepared: Prepared, group: Group, inputs: Any) -> dict[str, Any]:
     }
 
 
-def _read(tables: dict[str, np.ndarray], places: list[int]) -> list[Source]:
+def sources(tables: dict[str, np.ndarray], places: list[int]) -> list[Source]:
     """Where inputs at some places of a row, among the numbers of all tables in turn, come from."""
     found, first = [], 0
     for name, table in tables.items():
@@ -190,7 +204,7 @@ def _table(tree: Any, real: np.dtype) -> np.ndarray:
     return np.concatenate(columns)
 
 
-def _results(wanted: tuple[str, ...], fixed: Any, row: dict[str, Any], batch: Any, chunk: Any) -> list[Any]:
+def scores_and_fields(wanted: tuple[str, ...], fixed: Any, row: dict[str, Any], batch: Any, chunk: Any) -> list[Any]:
     """Scores of the wanted metrics of one configuration, its `FIELDS`, and its reason, −1 where it is not real."""
     (model, settings), (size, real) = fixed, batch
     hardware = Hardware(row["system"], row["efficiency"], row["precision"], row["degrees"])

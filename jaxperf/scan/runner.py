@@ -126,7 +126,8 @@ def _backend(asked: str | None, devices: tuple[Any, ...]) -> str:
     if asked not in (None, *BACKENDS):
         raise InputError(f"--backend: '{asked}' is not one of {', '.join(BACKENDS)}")
     why = None
-    if len(devices) > 1 or devices[0].platform != "cpu":
+    kinds = {device.platform for device in devices}
+    if len(devices) > 1 or kinds != {"cpu"}:
         why = "it is for one CPU device, whose cores it uses all"
     elif not available():
         why = "there is no LLVM for this machine"

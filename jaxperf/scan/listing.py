@@ -1,0 +1,173 @@
+"""A list of configurations in any order, nothing said of what they share: sorted by layout, which is then priced once.
+
+A configuration is packed into one 64-bit number whose upper bits are its row (system, formats, degrees, lengths) and
+whose lower ones its chunk and batch, so that a plain sort brings the configurations of a row together."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..native.kernel import Kernel, Shared
+from ..native.words import SPARE, edges, pack, present
+from .native import Kernels, gathered
+from .space import DEGREES
+
+PART = 2**23
+"""Configurations that are sorted together: the more, the more of them share a row; their numbers take 64 bits each."""
+
+
+SEGMENT = 64
+"""Neighbours of a row that leave one highest score."""
+
+
+@dataclass(frozen=True)
+class ConfigurationList:
+    """Configurations of one model as int32 columns of equal length: indices of `system` and `precision`, the five
+    degrees, lengths [tokens], chunk [tokens] and batch."""
+
+    columns: dict[str, np.ndarray]
+
+    NAMES = ("batch", "chunk", "system", "precision", *DEGREES, "isl", "osl")
+
+    def __post_init__(self) -> None:
+        lengths = {len(column) for column in self.columns.values()}
+        if set(self.columns) != set(self.NAMES) or len(lengths) != 1:
+            raise InputError(f"configurations: expected columns of one length: {', '.join(self.NAMES)}")
+        for name, column in self.columns.items():
+            if column.dtype != np.int32 or not column.flags.c_contiguous or (column.size and column.min() < 0):
+                raise InputError(f"configurations: {name}: expected int32 numbers from 0 up, one after another")
+
+    def __len__(self) -> int:
+        return len(self.columns["batch"])
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a list's columns are packed: for each its first bit; for columns of few, large values their `ranks` by value
+    and the `values` by rank."""
+
+    shifts: dict[str, int]
+    widths: dict[str, int]
+    ranks: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Bits of the batch, and of the chunk above it."""
+        return self.widths["batch"], self.widths["chunk"]
+
+    def column(self, words: np.ndarray, name: str) -> np.ndarray:
+        """A column of packed configurations."""
+        found = (words >> self.shifts[name]) & ((1 << self.widths[name]) - 1)
+        return self.values[name][found] if name in self.values else found
+
+
+_RANKED = ("chunk", "isl", "osl")
+_LARGEST = 2**24
+
+
+def packing(columns: dict[str, np.ndarray]) -> Packing:
+    """How columns are packed. **Raises** `InputError` where a configuration does not fit in 63 bits."""
+    shifts, widths, ranks, values, first = {}, {}, {}, {}, 0
+    for name in ConfigurationList.NAMES:
+        largest = int(columns[name].max())
+        if largest >= _LARGEST:
+            raise InputError(f"configurations: {name}: {largest} is out of range; expected below {_LARGEST}")
+        if name in _RANKED:
+            seen = present(columns[name], largest)
+            values[name], ranks[name] = np.flatnonzero(seen), (np.cumsum(seen) - 1).astype(np.int32)
+            largest = len(values[name]) - 1
+        shifts[name], widths[name] = first, max(largest.bit_length(), 1)
+        first += widths[name]
+    if first > 63:
+        raise InputError(f"configurations: they take {first} bits; at most 63: fewer distinct values or a shorter list")
+    return Packing(shifts, widths, ranks, values)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Part of a list as it was priced: its configurations as sorted `words` and how they are packed (`how`); where the
+    `segments` begin that neighbours of one row are cut into, and of which row each is; the highest scores of each
+    segment (`tops`, [score, segment]), and how often each reason code occurs, from −1 on. Reductions take it as a
+    block; a configuration's numbers are its segment and its place there."""
+
+    wanted: tuple[str, ...]
+    words: np.ndarray
+    how: Packing
+    begins: np.ndarray
+    rows: np.ndarray
+    tops: np.ndarray
+    counts: np.ndarray
+    kernel: Kernel
+    shared: Shared
+
+    def highest(self, metric: str) -> np.ndarray:
+        """The highest score of each segment in a metric, [segment]."""
+        return self.tops[self.wanted.index(metric)]
+
+    def first_numbers(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the first configuration of segments."""
+        return places.astype(np.int32), np.zeros(len(places), np.int32)
+
+    def points(self, places: np.ndarray, metrics: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Configurations of some segments of which all `metrics` are known: scores [point, metric], segment, place."""
+        first, counts = self.begins[places], np.diff(self.begins)[places]
+        begins = np.concatenate([[0], np.cumsum(counts)])
+        inner = np.arange(begins[-1]) - np.repeat(begins[:-1], counts)
+        words = np.zeros(begins[-1] + SPARE, np.int64)[: begins[-1]]
+        words[:] = self.words[np.repeat(first, counts) + inner]
+        found = self.kernel.segments(self.shared, words, begins, self.rows[places], self.how.bits, everything=True)
+        assert found.scores is not None
+        score = np.stack([found.scores[self.wanted.index(name)] for name in metrics], axis=-1)
+        known = np.all(score > -np.inf, axis=-1)
+        segment = np.repeat(places, counts).astype(np.int32)
+        return {"score": score[known], "row": segment[known], "inner": inner[known].astype(np.int32)}
+
+    def configuration(self, segment: int, place: int) -> dict[str, int]:
+        """The columns of a configuration."""
+        word = self.words[self.begins[segment] + place]
+        return {name: int(self.how.column(word, name)) for name in ConfigurationList.NAMES}
+
+
+def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: int, end: int) -> Priced:
+    """Prices the configurations from `first` to `end` of a list, of the model and targets of a group."""
+    bound = kernels.of(index)
+    kernel, names = bound.kernel, ConfigurationList.NAMES
+    columns = {name: everything.columns[name][first:end] for name in names}
+    how = packing(columns)
+    words = pack([columns[n] for n in names], [how.ranks.get(n) for n in names], [how.shifts[n] for n in names])
+    words.sort()
+    begins = edges(words, how.shifts["system"])
+    lanes, count = kernel.target.lanes, len(begins) - 1
+    rows = words[begins[np.minimum(np.arange(-(-count // lanes) * lanes), count - 1)]]
+    system = how.column(rows, "system")
+    lengths = np.repeat(bound.tables["lengths"][:, :1], len(rows), axis=1)
+    lengths[0], lengths[1] = how.column(rows, "isl"), how.column(rows, "osl")
+    inputs = {"system": system, "efficiency": system, "precision": how.column(rows, "precision"), "lengths": lengths}
+    inputs["degrees"] = np.stack([how.column(rows, name) for name in DEGREES])
+    table = gathered(bound.sources, len(kernel.inputs), inputs, len(rows), kernel.real)
+    shared = kernel.share(table, count, how.values["chunk"].astype(kernel.real))
+    begins, of = _cut(begins)
+    found = kernel.segments(shared, words, begins, of, how.bits)
+    return Priced(kernels.wanted, words, how, begins, of, found.highest, found.counts, kernel, shared)
+
+
+def _cut(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that begin there, and end where the next begins, cut into segments: where these begin, and of which row each
+    is."""
+    many = -(-np.diff(begins) // SEGMENT)
+    of = np.repeat(np.arange(len(many)), many)
+    first = np.cumsum(many) - many
+    starts = begins[of] + SEGMENT * (np.arange(len(of)) - first[of])
+    return np.append(starts, begins[-1]), of
+
+
+def parts(length: int, workers: int) -> list[tuple[int, int]]:
+    """First and end of the parts of a list, as many for each worker."""
+    count = -(-length // (workers * PART)) * workers
+    ends = [length * number // count for number in range(count + 1)]
+    return [(first, end) for first, end in itertools.pairwise(ends) if end > first]
