@@ -65,11 +65,8 @@ def cases(only: list[str], widths: list[int], cores: list[int], full: bool) -> I
                 else:
                     wanted = plain or full or reduction == "max"
                 if wanted:
-                    describe = (
-                        kind in (*FORMS, "alone")
-                        and count == cores[-1]
-                        and (full or reduction == "max" or len(only) == 1)
-                    )
+                    counts = name == "alone" or reduction == "max" or full or len(only) == 1
+                    describe = counts and kind in (*FORMS, "alone") and count == cores[-1]
                     found.append(Case(name, width, count, describe))
             if any(case.name != "processes" for case in found):
                 yield Case("machine", width, count)

@@ -93,6 +93,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--journal", metavar="FILE", help=f"journal, kept at the end (default DIR/{JOURNAL}, removed)")
     how.add_argument("--checkpoint", type=whole(), metavar="N", help="configurations between entries of the journal")
     how.add_argument("--devices", type=whole(high=4096), metavar="N", help="devices of this process (default 1)")
+    how.add_argument(
+        "--backend",
+        choices=("native", "xla"),
+        help="machine code for the cores of this CPU, or XLA's program for any devices (default: the fastest)",
+    )
     how.add_argument("--distributed", action="store_true", help="share the scan with other processes or hosts")
     how.add_argument("--coordinator", metavar="HOST:PORT", help="where the processes meet (that of process 0)")
     how.add_argument("--processes", type=whole(high=100_000), metavar="N", help="how many processes there are")
@@ -163,6 +168,7 @@ def _scan(arguments: argparse.Namespace, space: Any, journal: Path | None, proce
         journal=journal,
         resume=arguments.resume,
         devices=arguments.devices or 1,
+        backend=arguments.backend,
         memory=None if arguments.memory is None else arguments.memory * 2**30,
         unit=arguments.checkpoint or UNIT,
         processes=processes,

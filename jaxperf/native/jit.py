@@ -107,7 +107,10 @@ class Library:
         self._engine = llvm.create_mcjit_compiler(module, _machine(effort))
         self._engine.finalize_object()
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        self.functions: dict[str, Function] = {name: kind(self._engine.get_function_address(name)) for name in names}
+        self.functions: dict[str, Function] = {}
+        for name in names:
+            self.functions[name] = kind(self._engine.get_function_address(name))
+            self.functions[name].engine = self._engine  # pyright: ignore, the code lives as long as what calls it
 
 
 @functools.lru_cache(maxsize=64)

@@ -67,6 +67,7 @@ class ScanResult:
     lost_bytes: int = 0
     processes: int = 1
     devices: int = 1
+    backend: str = "xla"
     table: str | None = None
 
     def __repr__(self) -> str:
@@ -89,6 +90,7 @@ class ScanResult:
             "resumed": self.resumed,
             "processes": self.processes,
             "devices": self.devices,
+            "backend": self.backend,
             "table": self.table,
             "groups": [group.document() for group in self.groups],
         }

@@ -287,6 +287,7 @@ def _result(scan: Scan, parts: dict[int, Parts], resumed: int, compiled: float, 
         lost_bytes=scan.lost,
         processes=processes.count,
         devices=len(scan.job.devices),
+        backend=scan.identity["backend"],
         table=None if scan.table is None else str(scan.table.path),
     )
 

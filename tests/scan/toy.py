@@ -100,7 +100,7 @@ def install() -> None:
 def found(result: Any) -> dict:
     """A result without its times."""
     document = result.document()
-    for key in ("compile_s", "wall_s", "configurations_per_s", "resumed", "processes", "devices", "table"):
+    for key in ("compile_s", "wall_s", "configurations_per_s", "resumed", "processes", "devices", "backend", "table"):
         document.pop(key)
     return document
 

@@ -1,0 +1,215 @@
+"""Machine code against NumPy: elementary functions, folding, what is not there."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxperf.native import jit
+from jaxperf.native.code import Code, Target
+from jaxperf.native.graph import BATCH, CHUNK, ROW, Graph
+from jaxperf.native.kernel import Kernel, unfolded
+from jaxperf.native.listing import Listing
+from jaxperf.native.words import edges, pack, present
+from jaxperf.tape import NoKernelError, record
+
+REALS = [np.dtype(np.float32), np.dtype(np.float64)]
+
+
+def applied(real, write, *columns):
+    """What a line of code gives for columns of numbers."""
+    target, declared = jit.target(real), set()
+    code = Code(Graph(real), target, declared)
+    places = [code.vector_at("%x", str(index * target.lanes)) for index in range(len(columns))]
+    code.keep(write(code, *places), "%y", "0")
+    head = ["define void @f(ptr %a) {", "%x = load ptr, ptr %a", "%q = getelementptr ptr, ptr %a, i64 1"]
+    text = "\n".join([*head, "%y = load ptr, ptr %q", *code.lines, "ret void", "}", *sorted(declared)])
+    function = jit.Library(text, ("f",), 2).functions["f"]
+    found = []
+    for first in range(0, len(columns[0]), target.lanes):
+        part = np.concatenate([np.resize(column[first : first + target.lanes], target.lanes) for column in columns])
+        part, out = part.astype(real), np.empty(target.lanes, real)
+        arguments = np.asarray([part.ctypes.data, out.ctypes.data], np.int64)
+        function(arguments.ctypes.data)
+        found.append(out)
+    return np.concatenate(found)[: len(columns[0])]
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_the_exponential_is_within_two_roundings(real):
+    wide = 700 if real.itemsize == 8 else 86
+    x = np.concatenate([np.linspace(-wide, wide, 20_001), np.linspace(-1, 1, 2_001)]).astype(real)
+    found = applied(real, lambda code, value: code._exponential(value), x)
+    expected = np.exp(x.astype(np.longdouble))
+    assert np.max(np.abs(found / expected - 1)) < 2 * np.finfo(real).eps
+    edge = np.asarray([np.nan, np.inf, -np.inf, 0.0, -1e30, 1e30], real)
+    np.testing.assert_array_equal(
+        applied(real, lambda code, v: code._exponential(v), edge), [np.nan, np.inf, 0, 1, 0, np.inf]
+    )
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("name", ["exp2", "expm1", "log", "log1p", "log2", "pow"])
+def test_called_functions_are_numpys(real, name):
+    x = np.geomspace(1e-6, 50, 333).astype(real)
+    columns = (x, np.linspace(-3, 3, 333).astype(real)) if name == "pow" else (x,)
+    expected = {"pow": np.power}.get(name) or getattr(np, name)
+    found = applied(real, lambda code, *given: code._called(name, list(given)), *columns)
+    np.testing.assert_allclose(found, expected(*columns), rtol=8 * np.finfo(real).eps)
+
+
+def test_functions_that_no_library_has_for_vectors_are_called_lane_by_lane(monkeypatch):
+    real = REALS[0]
+    have = jit.target(real)
+    monkeypatch.setattr(jit, "target", lambda _: Target(real, have.lanes, have.called, {}, have.fused))
+    x = np.geomspace(1e-3, 9, 40).astype(real)
+    found = applied(real, lambda code, value: code._called("log1p", [value]), x)
+    np.testing.assert_allclose(found, np.log1p(x), rtol=4e-7)
+
+
+def test_what_is_zero_or_one_leaves_no_code():
+    graph = Graph(np.dtype(np.float32))
+    x, zero, one = graph.input(0, ROW, "f"), graph.constant(np.float32(0)), graph.constant(np.float32(1))
+    given = graph.given(np.float32(3), "head")
+    assert graph.apply("mul", (x, zero), "f") == zero
+    assert graph.apply("mul", (one, x), "f") == x
+    assert graph.apply("add", (zero, x), "f") == x
+    assert graph.apply("div", (x, one), "f") == x
+    assert graph.values[graph.apply("mul", (given, given), "f")] == 9
+    assert not graph.literal[graph.apply("mul", (given, given), "f")]
+    assert graph.apply("select_n", (graph.apply("gt", (given, one), "b"), x, zero), "f") == zero
+    assert graph.apply("add", (x, given), "f") == graph.apply("add", (given, x), "f")
+
+
+def test_inner_loops_multiply_by_inverses_of_outer_numbers():
+    graph = Graph(np.dtype(np.float32), reciprocals=True)
+    row, batch = graph.input(0, ROW, "f"), graph.input(0, ROW | BATCH, "f")
+    assert graph.names[graph.apply("div", (batch, row), "f")] == "mul"
+    assert graph.names[graph.apply("div", (row, batch), "f")] == "div"
+    assert graph.masks[graph.apply("add", (batch, graph.input(0, CHUNK, "f")), "f")] == ROW | BATCH | CHUNK
+
+
+def toy(fixed, row, batch, chunk):
+    """Every kind of operation that a model has, over all axes."""
+    table, (size, real) = fixed, batch
+    weights = jnp.sum(table * jnp.stack([row["a"], row["b"], jnp.ceil(row["a"])]))
+    load = jax.lax.fori_loop(0, 3, lambda i, x: x * 0.5 + weights / (1 + i), row["b"])
+    time = jnp.where(size > row["k"], jnp.exp(-size / load), jnp.sqrt(size) * load) + jnp.log1p(chunk / row["a"])
+    time = jnp.maximum(time, jax.lax.cond(table[0] > 1, lambda: chunk**2 * 1e-4, lambda: size))
+    fits = real & (time < 40)
+    scores = [jnp.where(fits, time, -jnp.inf), jnp.where(fits, time * row["a"], -jnp.inf), jnp.where(fits, time, 0.0)]
+    return [*scores, jnp.where(real, jnp.where(time < 40, 0.0, 6.0), -1.0)]
+
+
+@pytest.fixture(scope="module")
+def kernel_and_reference():
+    real = np.dtype(jnp.result_type(float))
+    draw = np.random.default_rng(0)
+    rows = {name: draw.uniform(1, 9, 37).astype(real) for name in ("a", "b", "k")}
+    batches, chunks, table = (
+        np.arange(1, 71).astype(real),
+        np.asarray([64, 100, 512]).astype(real),
+        np.asarray([2, 0, 1]),
+    )
+    one = {name: column[0] for name, column in rows.items()}
+    tape, _ = record(toy, table.astype(real), one, (batches[0], np.ones((), bool)), chunks[0])
+    program = unfolded(tape, [table.astype(real)], 3, 2, real)
+    kernel = Kernel(program, [0, 1])
+    lanes = kernel.target.lanes
+    full = np.stack([np.resize(rows[name], -(-37 // lanes) * lanes) for name in ("a", "b", "k")])[kernel.inputs]
+    shared = kernel.share(np.ascontiguousarray(full), 37, chunks)
+    filled = kernel.batches(np.stack([batches, np.ones_like(batches)]), np.asarray([1, 0]))
+    price = jax.vmap(
+        jax.vmap(jax.vmap(lambda r, c, b: toy(table.astype(real), r, (b, True), c), (None, None, 0)), (None, 0, None)),
+        (0, None, None),
+    )
+    expected = [np.asarray(each) for each in jax.jit(price)(rows, chunks, batches)]
+    return kernel, program, shared, filled, expected, (rows, chunks, batches)
+
+
+def test_a_product_is_what_jax_computes(kernel_and_reference):
+    kernel, _, shared, filled, expected, _ = kernel_and_reference
+    found = kernel.block(shared, filled, everything=True)
+    for index in range(2):
+        np.testing.assert_allclose(found.scores[index][..., :70], expected[index], rtol=1e-5)
+        np.testing.assert_array_equal(found.scores[index][..., 70:], -np.inf)
+    np.testing.assert_array_equal(found.reasons[..., :70], expected[3])
+    assert found.counts[1] == np.sum(expected[3] == 0)
+    assert found.counts[7] == np.sum(expected[3] == 6)
+
+
+def test_runs_leave_their_highest_scores_and_give_all_again(kernel_and_reference):
+    kernel, _, shared, filled, _, _ = kernel_and_reference
+    full, short = kernel.block(shared, filled, everything=True), kernel.block(shared, filled)
+    assert short.scores is None
+    runs = full.scores.reshape(*full.scores.shape[:3], filled.runs, filled.length)
+    np.testing.assert_array_equal(short.highest, runs.max(axis=-1))
+    row, chunk, run = (np.asarray(each) for each in ([0, 36, 5], [2, 0, 1], [filled.runs - 1, 0, 1]))
+    again = kernel.listed(shared, filled, row, chunk, run)
+    np.testing.assert_array_equal(again.scores, runs[:, row, chunk, run])
+
+
+def test_sums_in_place_of_maxima(kernel_and_reference):
+    _, program, _, filled, expected, _ = kernel_and_reference
+    kernel = Kernel(program, [2], total=True)
+    chunks = np.asarray([64, 100, 512], kernel.real)
+    found = kernel.block(kernel.share(_inputs(kernel, kernel_and_reference), 37, chunks), filled)
+    np.testing.assert_allclose(found.highest[0].sum(axis=-1), expected[2].sum(axis=-1), rtol=1e-5)
+
+
+def _inputs(kernel, everything):
+    rows, lanes = everything[5][0], kernel.target.lanes
+    full = np.stack([np.resize(rows[name], -(-37 // lanes) * lanes) for name in ("a", "b", "k")])[kernel.inputs]
+    return np.ascontiguousarray(full)
+
+
+def test_sorted_words_give_the_product_bit_for_bit(kernel_and_reference):
+    kernel, _, shared, filled, _, _ = kernel_and_reference
+    whole = kernel.block(shared, filled, everything=True)
+    draw = np.random.default_rng(1)
+    row, chunk, batch = np.sort(draw.integers(0, 37, 500)), draw.integers(0, 3, 500), draw.integers(1, 71, 500)
+    begins = np.append(np.flatnonzero(np.diff(row, prepend=-1)), 500)
+    words = np.zeros(600, np.int64)[:500]
+    words[:] = chunk << 7 | batch
+    found = kernel.segments(shared, words, begins, np.unique(row), (7, 2), everything=True)
+    np.testing.assert_array_equal(found.scores, whole.scores[:, row, chunk, batch - 1])
+    np.testing.assert_array_equal(found.highest, np.maximum.reduceat(found.scores, begins[:-1], axis=1))
+    codes = whole.reasons[row, chunk, batch - 1]
+    assert (found.counts[1], found.counts[7]) == (np.sum(codes == 0), np.sum(codes == 6))
+
+
+def test_a_list_is_what_the_product_gives(kernel_and_reference):
+    kernel, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
+    listing = Listing(program, [0, 1, 3])
+    draw = np.random.default_rng(2)
+    row, chunk, batch = draw.integers(0, 37, 50), draw.integers(0, 3, 50), draw.integers(0, 70, 50)
+    columns = {(ROW, i): rows[name][row] for i, name in enumerate(("a", "b", "k"))}
+    columns |= {(BATCH, 0): batches[batch], (BATCH, 1): np.ones(50), (CHUNK, 0): chunks[chunk]}
+    found = listing(np.stack([columns[each] for each in listing.inputs]).astype(kernel.real))
+    for place, index in enumerate((0, 1, 3)):
+        np.testing.assert_allclose(found[place], expected[index][row, chunk, batch], rtol=1e-5)
+
+
+def test_a_loop_of_unknown_length_has_no_scalar_form():
+    def endless(fixed, row, batch, chunk):
+        found = jax.lax.while_loop(lambda x: x < 100, lambda x: x * 2, row)
+        return [found, found]
+
+    one = np.ones((), np.dtype(jnp.result_type(float)))
+    tape, _ = record(endless, one, one, (one, np.ones((), bool)), one)
+    with pytest.raises(NoKernelError, match="while"):
+        unfolded(tape, [one], 1, 2, one.dtype)
+
+
+def test_words_pack_and_part():
+    draw = np.random.default_rng(3)
+    first, second = (draw.integers(0, n, 100_003).astype(np.int32) for n in (50, 900))
+    ranks = np.arange(1000, dtype=np.int32) // 3
+    words = pack([first, second], [None, ranks], [0, 6])
+    np.testing.assert_array_equal(words, first.astype(np.int64) | ranks[second].astype(np.int64) << 6)
+    np.testing.assert_array_equal(np.flatnonzero(present(second, 999)), np.unique(second))
+    words = np.sort(words)
+    expected = np.append(np.flatnonzero(np.diff(words >> 6, prepend=-1)), len(words))
+    np.testing.assert_array_equal(edges(words, 6), expected)

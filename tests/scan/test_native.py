@@ -1,0 +1,178 @@
+"""Scans as machine code: the same figures as XLA's program and as `evaluate`, as a product, as a list, by gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxperf
+from jaxperf.errors import InputError
+from jaxperf.native import jit
+from jaxperf.scan import Keep, build_space, engine, runner, scan
+from jaxperf.scan.enumeration import DEGREES
+from jaxperf.scan.host import host_block
+from jaxperf.scan.listing import ConfigurationList, packing, parts, priced
+from jaxperf.scan.native import FIELDS, Kernels
+from jaxperf.scan.plan import Shape, prepare
+
+SPACE = {
+    "models": ["llama-3.1-8b", "qwen3-30b-a3b"],
+    "systems": ["h100-sxm-8", "b200-8"],
+    "workloads": [[1024, 256], [3000, 100]],
+    "tp": [1, 2, 8],
+    "pp": [1, 4],
+    "ep": [1, 4],
+    "attention_dp": [1, 4],
+    "batch": {"from": 1, "to": 50},
+    "chunk": [256, 512, 2048],
+    "weights": ["bf16", "fp8"],
+    "slo_tpot_ms": 30.0,
+    "max_devices": 32,
+}
+WANTED = ("output_tokens_per_s_per_device", "ttft")
+
+
+def whole(kernels, index):
+    """A group as one block, with everything."""
+    group = kernels.prepared.groups[index]
+    return host_block(
+        kernels, index, group.part(0, Shape(len(group.rows), len(group.chunk), len(group.batch))), True, None
+    )
+
+
+@pytest.mark.parametrize(
+    "models", [["llama-3.1-8b", "mixtral-8x7b"], ["gemma-2-9b", "deepseek-v3"], ["gpt-oss-120b", "qwen3.5-397b-a17b"]]
+)
+def test_every_kind_of_model_is_priced_as_evaluate_prices_it(models):
+    space = build_space(SPACE | {"models": models, "batch": [1, 7, 300], "tp": [1, 8], "workloads": [[5000, 300]]}, "t")
+    prepared = prepare(space)
+    kernels = Kernels(prepared, WANTED)
+    tolerance = 1e-5 if jnp.result_type(float) == np.float32 else 1e-9
+    for index, group in enumerate(prepared.groups):
+        block = whole(kernels, index)
+        draw = np.random.default_rng(index)
+        row, chunk, batch = (draw.integers(0, n, 12) for n in (*block.heights.reasons.shape[:2], 3))
+        sizes, chunks = np.asarray(group.batch)[batch], np.asarray(group.chunk)[chunk]
+        found = kernels.metrics(index, row, sizes, chunks)
+        points = group.rows.take(row)
+        for i in range(12):
+            weights, kv = prepared.precisions[group.model][points.precision[i]]
+            layout = dict(zip(DEGREES, map(int, points.degrees[i]), strict=True))
+            metrics = jaxperf.estimate(
+                group.model,
+                space.systems[points.system[i]],
+                **layout,
+                batch=int(sizes[i]),
+                chunk=int(chunks[i]),
+                isl=group.isl,
+                osl=group.osl,
+                weights=weights,
+                kv=kv,
+                slo_tpot=space.slo_tpot,
+            )
+            for name in FIELDS:
+                value = metrics.memory.total if name == "memory.total" else getattr(metrics, name)
+                assert found[name][i] == pytest.approx(float(value), rel=tolerance), (group.model, layout, name)
+            assert block.heights.reasons[row[i], chunk[i], batch[i]] == int(metrics.reason)
+
+
+@pytest.mark.slow
+def test_both_backends_find_the_same():
+    keep = Keep(top=5, quantiles=("ttft",), marginals=True)
+    space = SPACE | {"batch": [1, 2, 3, 5, 8, 13], "chunk": [256, 512]}
+    native, xla = (scan(space, keep=keep, backend=name) for name in ("native", "xla"))
+    assert (native.backend, xla.backend) == ("native", "xla")
+    assert native.infeasible == xla.infeasible
+    for mine, its in zip(native.groups, xla.groups, strict=True):
+        assert mine.counts == its.counts
+        assert len(mine.frontier) == pytest.approx(len(its.frontier), abs=2)
+        for metric, row in mine.best.items():
+            assert row[metric] == pytest.approx(its.best[metric][metric], rel=1e-5)
+        for axis, values in mine.marginals["output_tokens_per_s_per_device"].items():
+            for value, best in values.items():
+                if best is None:
+                    assert its.marginals["output_tokens_per_s_per_device"][axis][value] is None
+                    continue
+                assert best == pytest.approx(its.marginals["output_tokens_per_s_per_device"][axis][value], rel=1e-5)
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_shuffled_list_is_the_product_bit_for_bit(index):
+    prepared = prepare(build_space(SPACE, "t"))
+    kernels = Kernels(prepared, WANTED)
+    group, block = prepared.groups[index], whole(kernels, index)
+    size = group.configurations
+    order = np.random.default_rng(index).permutation(size)
+    row, inner = np.divmod(order, group.inner)
+    chunk, batch = np.divmod(inner, len(group.batch))
+    points = group.rows.take(row)
+    columns = {"batch": np.asarray(group.batch)[batch], "chunk": np.asarray(group.chunk)[chunk]}
+    columns |= {"system": points.system, "precision": points.precision}
+    columns |= {"isl": np.full(size, group.isl), "osl": np.full(size, group.osl)}
+    columns |= dict(zip(DEGREES, points.degrees.T, strict=True))
+    everything = ConfigurationList({name: np.ascontiguousarray(c, np.int32) for name, c in columns.items()})
+    counts = np.zeros_like(block.counts)
+    best = []
+    for part in parts(size, 3):
+        found = priced(kernels, index, everything, *part)
+        counts += found.counts
+        best.append(found.tops.max(axis=1))
+        place = int(np.argmax(found.highest("ttft")))
+        score = found.points(np.asarray([place]), ("ttft",))
+        at = int(np.argmax(score["score"][:, 0]))
+        named = found.configuration(place, int(score["inner"][at]))
+        mine = np.all([everything.columns[name][slice(*part)] == value for name, value in named.items()], axis=0)
+        r, c, b = (axis[slice(*part)][mine][0] for axis in (row, chunk, batch))
+        assert block.scores("ttft")[r, c, b] == score["score"][at, 0] == found.highest("ttft")[place]
+    np.testing.assert_array_equal(counts[1:], block.counts[1:])
+    np.testing.assert_array_equal(np.max(best, axis=0), [block.scores(name).max() for name in WANTED])
+
+
+def test_lists_that_cannot_be_are_refused():
+    good = {name: np.ones(4, np.int32) for name in ConfigurationList.NAMES}
+    for wrong, said in (
+        ({"batch": np.ones(3, np.int32)}, "one length"),
+        ({"batch": np.ones(4)}, "int32"),
+        ({"tp": -np.ones(4, np.int32)}, "from 0 up"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ConfigurationList(good | wrong)
+    with pytest.raises(InputError, match="one length"):
+        ConfigurationList({"batch": np.ones(4, np.int32)})
+    with pytest.raises(InputError, match="out of range"):
+        packing(good | {"isl": np.full(4, 2**25, np.int32)})
+    with pytest.raises(InputError, match="bits"):
+        packing(good | {name: np.full(4, 2**20, np.int32) for name in DEGREES})
+
+
+def test_what_cannot_be_native_says_why(monkeypatch):
+    monkeypatch.setattr(runner, "available", lambda: False)
+    with pytest.raises(InputError, match="no LLVM"):
+        scan(SPACE, backend="native")
+    assert runner._backend(None, (jax.local_devices()[0],)) == "xla"
+    with pytest.raises(InputError, match="'numba' is not one of"):
+        scan(SPACE, backend="numba")
+
+
+def test_models_alike_share_their_code(monkeypatch):
+    made = []
+    original = jit.Library.__init__
+    monkeypatch.setattr(jit.Library, "__init__", lambda self, *given: made.append(given) or original(self, *given))
+    jit.library.cache_clear()
+    space = SPACE | {"models": ["llama-3.1-8b", "llama-3.1-70b", "llama-2-70b"], "batch": [1, 2]}
+    kernels = Kernels(prepare(build_space(space, "t")), WANTED)
+    for index in range(6):
+        kernels.of(index)
+    assert len(made) == 1
+
+
+def test_engine_is_what_a_kernel_prices(monkeypatch):
+    seen = []
+    original = engine.evaluate
+    monkeypatch.setattr(engine, "evaluate", lambda *given: seen.append(1) or original(*given))
+    kernels = Kernels(prepare(build_space(SPACE, "t")), WANTED)
+    for index in range(4):
+        kernels.of(index)
+    assert len(seen) == 1
