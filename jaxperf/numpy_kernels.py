@@ -57,7 +57,9 @@ def _polynomial(value: Array, *coefficients: Array, unroll: int | None = None) -
 
 
 def _ones(value: Array) -> Array:
-    return np.bitwise_count(value).astype(np.asarray(value).dtype)
+    value = np.asarray(value)
+    bits = value.view(f"u{value.itemsize}") if value.dtype.kind == "i" else value  # of a negative one, all of its bits
+    return np.bitwise_count(bits).astype(value.dtype)[()]
 
 
 def _reshape(value: Array, *, new_sizes: tuple[int, ...], dimensions: tuple[int, ...] | None) -> Array:

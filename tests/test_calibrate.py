@@ -182,22 +182,25 @@ def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_fit_is_the_played_one(measured, monkeypatch) -> None:
-    """Where no tape can be made, the fit is compiled, and finds the same factors."""
+    """By code of our own, played where there is none, and compiled where no tape can be made: the same factors."""
     start = efficiency_document_of("default")
-    monkeypatch.setattr(residuals_and_slopes, "programs", {})
-    played = fit(measured[:30], start)
-    assert [program.compiled for program in residuals_and_slopes.programs.values()] == [None]
+    together = residuals_and_slopes.otherwise
+    found = []
 
-    def no_tape(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise NoKernelError("none")
 
-    monkeypatch.setattr(compiling, "record", no_tape)
-    monkeypatch.setattr(residuals_and_slopes, "programs", {})
-    compiled = fit(measured[:30], start)
-    assert all(program.compiled for program in residuals_and_slopes.programs.values())
-    assert compiled.efficiency == pytest.approx(played.efficiency, rel=1e-4)
-    assert compiled.singular_values == pytest.approx(played.singular_values, rel=1e-4, abs=1e-9)
-    assert compiled.converged and played.converged
+    for step, name in enumerate((None, "_native", "record")):
+        if name is not None:
+            monkeypatch.setattr(compiling, name, refuse if name == "record" else lambda tape: None)
+        monkeypatch.setattr(residuals_and_slopes, "programs", {})
+        monkeypatch.setattr(together, "programs", {})
+        found.append(fit(measured[:30], start))
+        assert [bool(program.compiled) for program in together.programs.values()] == [[], [False], [True]][step]
+    for other in found[1:]:
+        assert other.efficiency == pytest.approx(found[0].efficiency, rel=1e-4)
+        assert other.singular_values == pytest.approx(found[0].singular_values, rel=1e-4, abs=1e-9)
+        assert other.converged and found[0].converged
 
 
 def write(path: Path, rows: list[dict[str, str]], header: list[str] | None = None) -> Path:

@@ -15,7 +15,7 @@ from jaxperf.search.parse import parse_constraint, parse_free
 from jaxperf.search.relax import LAYOUT, log_metrics
 from jaxperf.search.round import WIDTH
 from jaxperf.search.run import bounds, measure
-from jaxperf.search.solve import SIZE, _directional, _score_buffer, _slopes, slopes
+from jaxperf.search.solve import SIZE, _directional, _scores, _slopes, slopes
 
 EVERYTHING = ("tp", "pp", "ep", "cp", "attention_dp", "batch")
 HBM, BF16 = "device.memory.hbm.bandwidth_GBps", "device.peak_TFLOPS.bf16"
@@ -64,11 +64,11 @@ def test_the_answer_obeys_its_limits_and_bounds() -> None:
 @pytest.mark.slow
 def test_one_program_serves_every_problem_and_temperature() -> None:
     solve(layout_problem("llama-3.1-8b", "h100-sxm-8", max_devices=2), **FEW)
-    before = len(_directional.programs), len(_score_buffer.programs)
+    before = len(_directional.programs), len(_scores.programs)
     question = {"max_devices": 4, "objective": "tpot_s", "free": ["tp", "ep"]}
     solve(layout_problem("qwen3-30b-a3b", "gb200-nvl72", **question), **FEW)
     solve(layout_problem("llama-3.1-8b", "a100-80gb-8", free=["batch", HBM], constraints=["ttft_s<1"]), **FEW)
-    assert (len(_directional.programs), len(_score_buffer.programs)) == before
+    assert (len(_directional.programs), len(_scores.programs)) == before
 
 
 def test_hardware_under_a_budget_spends_all_of_it() -> None:

@@ -292,6 +292,7 @@ def test_every_model_of_the_library():
 
 def test_quick_traces_once_for_a_shape_and_compiles_what_is_called_often(monkeypatch):
     traces, played, clock = [], [], itertools.count(step=0.4 * compiling.COMPILING_S)
+    monkeypatch.setattr(compiling, "_native", lambda tape: None)
     monkeypatch.setattr(compiling, "play", lambda *given: played.append(1) or play(*given))
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: next(clock))
 

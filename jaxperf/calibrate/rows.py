@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..compiling import quick
+from ..compiling import mapped
 from ..phases.end_to_end import evaluate
 from ..spec.deployment import (
     Deployment,
@@ -143,9 +143,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return choose
 
 
-@functools.partial(quick, compile_=compiled, patience=PATIENCE)
-def _times(rows: Row, efficiency: Efficiency) -> Any:
-    return jax.vmap(lambda row: row_time(row, efficiency))(rows)
+_times = mapped(row_time, (0, None), compile_=compiled, patience=PATIENCE)
 
 
 def predicted_times(measurements: Sequence[Measurement], efficiency: Efficiency) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
+import os
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +19,15 @@ Function = Callable[[int], None]
 
 
 @functools.cache
-def _llvm() -> Any:
+def llvm() -> Any:
     """The binding, made ready. **Raises** `NoKernelError` where it is not there."""
     try:
-        import llvmlite.binding as llvm
+        import llvmlite.binding as binding
     except (ImportError, OSError) as error:  # no build of it for this Python or platform
         raise NoKernelError(f"no LLVM: {error}") from None
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding
 
 
 INTERLEAVED = 2
@@ -45,10 +45,10 @@ def available() -> bool:
 
 def _machine(effort: int) -> Any:
     """A description of this processor, for code that is optimised with some effort (0 to 3); an engine owns it."""
-    llvm = _llvm()
-    features = llvm.get_host_cpu_features().flatten()
-    found = llvm.Target.from_default_triple()
-    return found.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=effort, jit=True)
+    binding = llvm()
+    features = binding.get_host_cpu_features().flatten()
+    here = binding.Target.from_default_triple()
+    return here.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=effort, jit=True)
 
 
 @functools.cache
@@ -57,8 +57,7 @@ def target(real: np.dtype) -> Target:
 
     **Raises** `NoKernelError` where there is no LLVM or no library of mathematical functions.
     """
-    llvm = _llvm()
-    features = llvm.get_host_cpu_features()
+    features = llvm().get_host_cpu_features()
     machine = platform.machine().lower()
     width, letter = 16, ""
     if machine in ("x86_64", "amd64"):
@@ -70,10 +69,8 @@ def target(real: np.dtype) -> Target:
     elif machine in ("aarch64", "arm64"):
         letter = "n"
     lanes = width // real.itemsize
-    for name in CALLED:
-        if not _found(
-            ctypes.util.find_library("m") or ctypes.util.find_library("ucrtbase"), scalar_function(name, real)
-        ):
+    for name in sorted(CALLED):
+        if not locate(scalar_function(name, real)):
             raise NoKernelError(f"no {scalar_function(name, real)} here")
     fused = machine in ("aarch64", "arm64") or bool(features.get("fma"))
     functions = _vector_functions(letter, lanes, real) if letter else {}
@@ -85,16 +82,18 @@ def _vector_functions(letter: str, lanes: int, real: np.dtype) -> dict[str, str]
     symbols = {
         name: f"_ZGV{letter}N{lanes}v{'v' * (name == 'pow')}_{scalar_function(name, real)}" for name in sorted(CALLED)
     }
-    return {name: symbol for name, symbol in symbols.items() if _found("libmvec.so.1", symbol)}
+    return {name: symbol for name, symbol in symbols.items() if locate(symbol, "libmvec.so.1")}
 
 
-def _found(library: str | None, symbol: str) -> bool:
-    """Tells LLVM where a function of a C library is; whether it is there."""
+def locate(symbol: str, library: str | None = None) -> bool:
+    """Tells LLVM where a function of a C library is, by default of that which Python itself uses; whether it is there."""
+    if library is None and os.name != "posix":
+        library = "ucrtbase"
     try:
         address = ctypes.cast(getattr(ctypes.CDLL(library), symbol), ctypes.c_void_p).value
     except (AttributeError, OSError):
         return False
-    _llvm().add_symbol(symbol, address)
+    llvm().add_symbol(symbol, address)
     return True
 
 
@@ -102,9 +101,9 @@ class Library:
     """A module as machine code: its functions by name."""
 
     def __init__(self, text: str, names: tuple[str, ...], effort: int) -> None:
-        llvm = _llvm()
-        module = llvm.parse_assembly(text)
-        self._engine = llvm.create_mcjit_compiler(module, _machine(effort))
+        binding = llvm()
+        module = binding.parse_assembly(text)
+        self._engine = binding.create_mcjit_compiler(module, _machine(effort))
         self._engine.finalize_object()
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.functions: dict[str, Function] = {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..compiling import quick
+from ..compiling import mapped, quick
 from ..ops import Scalar
 from .factors import SLOTS
 from .relax import LAYOUT, Case, relaxed, relaxed_logs, scored
@@ -42,14 +42,14 @@ def value_and_slopes(function: Callable[[Scalar], Scalar], point: Scalar) -> tup
     return values[0], slopes
 
 
-@functools.partial(quick, compile_=compiled, patience=5e-3)
-def _directional(case: Case, points: Scalar, directions: Scalar, temperature: Scalar, weight: Scalar) -> Scalar:
+@functools.partial(mapped, axes=(None, 0, None, None, None), compile_=compiled, patience=5e-3)
+def _directional(case: Case, point: Scalar, directions: Scalar, temperature: Scalar, weight: Scalar) -> Scalar:
     """Derivatives of the relaxed objective along some directions at every point, [points, directions]."""
 
-    def along(point: Scalar, direction: Scalar) -> Scalar:
+    def along(direction: Scalar) -> Scalar:
         return jax.jvp(lambda p: relaxed(case, p, temperature, weight), (point,), (direction,))[1]
 
-    return jax.vmap(lambda point: jax.vmap(lambda direction: along(point, direction))(directions))(points)
+    return jax.vmap(along)(directions)
 
 
 def _directions(free: np.ndarray) -> np.ndarray:
@@ -102,14 +102,34 @@ def slopes(case: Case, point: np.ndarray, temperature: float) -> tuple[np.ndarra
     return np.asarray(values, float), np.asarray(jacobian, float)
 
 
+def _scored(case: Case, point: Scalar) -> Scalar:
+    return jnp.stack(scored(case, point[: len(LAYOUT)], point[len(LAYOUT) :]))
+
+
 @quick
 def _score_buffer(case: Case, points: Scalar, blocks: Scalar) -> Scalar:
     def block(index: Scalar, results: Scalar) -> Scalar:
         rows = jax.lax.dynamic_slice(points, (index * _BLOCK, 0), (_BLOCK, SIZE))
-        score, excess = jax.vmap(lambda r: scored(case, r[: len(LAYOUT)], r[len(LAYOUT) :]))(rows)
-        return jax.lax.dynamic_update_slice(results, jnp.stack([score, excess], 1), (index * _BLOCK, 0))
+        found = jax.vmap(functools.partial(_scored, case))(rows)
+        return jax.lax.dynamic_update_slice(results, found, (index * _BLOCK, 0))
 
     return jax.lax.fori_loop(0, blocks, block, jnp.zeros((_BUFFER, 2), points.dtype))
+
+
+def _score_blocks(case: Case, points: Scalar) -> np.ndarray:
+    """Scores of any number of points with one program of XLA's."""
+    results = []
+    for first in range(0, len(points), _BUFFER):
+        part = np.asarray(points[first : first + _BUFFER])
+        buffer = np.ones((_BUFFER, SIZE))
+        buffer[:, len(LAYOUT) :] = 0.0
+        buffer[: len(part)] = part
+        found = _score_buffer(case, jnp.asarray(buffer, float), jnp.asarray(-(-len(part) // _BLOCK)))
+        results.append(np.asarray(found[: len(part)], float))
+    return np.concatenate(results)
+
+
+_scores = mapped(_scored, (None, 0), otherwise=_score_blocks)
 
 
 def score(case: Case, points: np.ndarray) -> np.ndarray:
@@ -119,15 +139,9 @@ def score(case: Case, points: np.ndarray) -> np.ndarray:
 
     **Returns:** [n, 2]: the objective to minimise (sign·log metric), and the excess over the limits (0 = feasible).
     """
-    results = []
-    for first in range(0, len(points), _BUFFER):
-        part = points[first : first + _BUFFER]
-        buffer = np.ones((_BUFFER, SIZE))
-        buffer[:, len(LAYOUT) :] = 0.0
-        buffer[: len(part)] = part
-        found = _score_buffer(case, jnp.asarray(buffer, float), jnp.asarray(-(-len(part) // _BLOCK)))
-        results.append(np.asarray(found[: len(part)], float))
-    return np.concatenate(results) if results else np.zeros((0, 2))
+    if not len(points):
+        return np.zeros((0, 2))
+    return np.asarray(_scores(case, jnp.asarray(points, float)), float)
 
 
 def rank(scores: np.ndarray) -> np.ndarray:

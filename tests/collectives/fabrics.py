@@ -6,10 +6,10 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxperf.collectives.topology import Axis, Collective, collective_time
+from jaxperf.compiling import quick
 from jaxperf.ops import EXACT, Ops
 from jaxperf.spec.deployment import IDEAL, build_efficiency
 from jaxperf.spec.library import validate
@@ -56,12 +56,14 @@ def ideal() -> Any:
     return _IDEAL
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def all_times(
-    size: Any, ranks: Any, stride: Any, links: tuple[Tier, ...], efficiency: Any, ops: Ops, axis: Axis
-) -> list[Any]:
-    """Times of all kinds of collectives [s]."""
-    return [collective_time(kind, size, ranks, stride, links, efficiency, ops, axis) for kind in KINDS]
+@functools.cache
+def all_times(axis: Axis) -> quick:
+    """The program that gives times of all kinds of collectives of one axis [s]."""
+
+    def each(size: Any, ranks: Any, stride: Any, links: tuple[Tier, ...], efficiency: Any, ops: Ops) -> list[Any]:
+        return [collective_time(kind, size, ranks, stride, links, efficiency, ops, axis) for kind in KINDS]
+
+    return quick(each)
 
 
 def times(
@@ -69,5 +71,5 @@ def times(
 ) -> dict[str, float]:
     """Times by kind [s]."""
     numbers = [jnp.asarray(number, float) for number in (size, ranks, stride)]
-    found = all_times(*numbers, tuple(links), ideal(), ops, axis)
+    found = all_times(axis)(*numbers, tuple(links), ideal(), ops)
     return {kind: float(time) for kind, time in zip(KINDS, found, strict=True)}

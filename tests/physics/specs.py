@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxperf.compiling import quick
 from jaxperf.ops import Smooth
 from jaxperf.phases.end_to_end import Metrics, evaluate
 from jaxperf.spec.deployment import (
@@ -28,11 +29,11 @@ from jaxperf.spec.workload import Workload
 
 SOURCES = {"hidden_size": {"source": "an example of the tests"}}
 
-evaluate_jit = jax.jit(evaluate)
+evaluate_jit = quick(jax.jit(evaluate))
 """One program for every spec of the tests: ideal efficiency, true maxima."""
 
 
-@jax.jit
+@quick
 def evaluate_smooth(
     model: Model, system: System, deployed: Deployment, work: Workload, temperature: jax.Array
 ) -> Metrics:
