@@ -86,7 +86,7 @@ def _vector_functions(letter: str, lanes: int, real: np.dtype) -> dict[str, str]
 
 
 def locate(symbol: str, library: str | None = None) -> bool:
-    """Tells LLVM where a function of a C library is, by default of that which Python itself uses; whether it is there."""
+    """Tells LLVM where a function of a C library is, by default of the one that Python uses; whether it is there."""
     if library is None and os.name != "posix":
         library = "ucrtbase"
     try:
