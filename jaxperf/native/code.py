@@ -224,6 +224,9 @@ class Code:
         if name in ("max", "min"):
             test = ("fcmp o" if kind == "f" else "icmp s") + ("gt" if name == "max" else "lt")
             which = self.put(f"{test} {v} {given[0]}, {given[1]}")
+            if kind == "f":  # what is no number stays so, on either side
+                none = self.put(f"fcmp uno {v} {given[0]}, {given[0]}")
+                which = self.put(f"or {t.vector('b')} {which}, {none}")
             return self.put(f"select {t.vector('b')} {which}, {v} {given[0]}, {v} {given[1]}")
         if name == "not":
             ones = t.splat(1 if kind == "b" else -1, kind)

@@ -17,7 +17,7 @@ KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}
 
 COMPARISONS = {"eq", "ne", "gt", "ge", "lt", "le"}
 _FLAGS = COMPARISONS | {"is_finite"}
-_COMMUTE = {"add", "mul", "and", "or", "eq", "ne", "max", "min"}
+_COMMUTE = {"add", "mul", "and", "or", "eq", "ne"}
 
 
 class Graph:

@@ -98,13 +98,16 @@ def locate(symbol: str, library: str | None = None) -> bool:
 
 
 class Library:
-    """A module as machine code: its functions by name."""
+    """A module as machine code: its functions by name. **Raises** `NoKernelError` where LLVM refuses it."""
 
     def __init__(self, text: str, names: tuple[str, ...], effort: int) -> None:
         binding = llvm()
-        module = binding.parse_assembly(text)
-        self._engine = binding.create_mcjit_compiler(module, _machine(effort))
-        self._engine.finalize_object()
+        try:
+            module = binding.parse_assembly(text)
+            self._engine = binding.create_mcjit_compiler(module, _machine(effort))
+            self._engine.finalize_object()
+        except RuntimeError as error:  # an older LLVM, or one that does not know this processor
+            raise NoKernelError(f"LLVM: {error}") from None
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.functions: dict[str, Function] = {}
         for name in names:

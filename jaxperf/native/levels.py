@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..tape import NoKernelError
 from .code import CALLED, Code, Target
 from .graph import BATCH, CHUNK, ROW, Graph
 
@@ -29,7 +30,10 @@ class Levels:
 
 
 def levels(graph: Graph, results: list[int]) -> Levels:
-    """The nodes that some results need, by level."""
+    """The nodes that some results need, by level.
+
+    **Raises** `NoKernelError` where whole numbers would pass between loops, which keep reals.
+    """
     found: dict[str, list[int]] = {"row": [], "chunk": [], "batch": [], "each": []}
     level_of: dict[int, str] = {}
     given = []
@@ -53,6 +57,8 @@ def levels(graph: Graph, results: list[int]) -> Levels:
     for node in results:
         if node in level_of and level_of[node] != "each":
             live.setdefault((level_of[node], "each"), set()).add(node)
+    if any(graph.kinds[node] == "i" and graph.names[node] != "input" for nodes in live.values() for node in nodes):
+        raise NoKernelError("no code for whole numbers that one loop leaves for another")
     inner = live.get(("row", "batch"), set()) | live.get(("row", "each"), set())
     return Levels(
         **found,

@@ -49,10 +49,7 @@ class Compiled:
         self.outputs = {kind: _places([cells for cells in results if cells.kind == kind]) for kind in kinds}
         self.shapes = [(cells.kind, cells.at.size, cells.at.shape) for cells in results]
         self.free: list[np.ndarray] = []
-        try:
-            self.library = jit.Library(text, (_NAME,), 0)
-        except RuntimeError as error:  # an older LLVM, or one that does not know this processor
-            raise NoKernelError(f"LLVM: {error}") from None
+        self.library = jit.Library(text, (_NAME,), 0)
 
     def __call__(self, leaves: list[Any]) -> list[Any]:
         """The results for the leaves of the tape's arguments, as `tape.play` gives them."""

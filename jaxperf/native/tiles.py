@@ -220,6 +220,7 @@ def across(code: Code, vector: str, test: str) -> str:
 def counted(code: Code, counts: str, reason: str, amount: str) -> None:
     """Adds to the count of a reason; that of code r stands at r + 1."""
     place = code.put(f"fptosi {code.target.scalar} {reason} to i64")
-    address = code.at(counts, code.put(f"add i64 {place}, 1"), "i64")
+    place = code.put(f"and i64 {code.put(f'add i64 {place}, 1')}, {REASONS - 1}")
+    address = code.at(counts, place, "i64")
     before = code.put(f"load i64, ptr {address}, align 8")
     code.do(f"store i64 {code.put(f'add i64 {before}, {amount}')}, ptr {address}, align 8")

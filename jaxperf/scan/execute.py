@@ -117,8 +117,13 @@ def _by_device(job: Job, states: Any) -> list[Any]:
 def native_job(
     prepared: Prepared, shape: Shape, kept: tuple[Reduction, ...], columns: tuple[str, ...], devices: tuple[Any, ...]
 ) -> Job:
-    """A job whose blocks are machine code on this processor."""
-    kernels = prepared.kernels = Kernels(prepared, wanted_metrics(kept, columns))
+    """A job whose blocks are machine code on this processor, made for all models at once.
+
+    **Raises** `NoKernelError` where there is none for them.
+    """
+    kernels = Kernels(prepared, wanted_metrics(kept, columns))
+    kernels.make()
+    prepared.kernels = kernels
     return Job(prepared, shape, kept, columns, devices, any(map(absorb.needs_axes, kept)), kernels)
 
 
@@ -213,14 +218,9 @@ def _roomier(reduction: Any) -> Any:
 
 
 def compile_seconds(job: Job) -> float:
-    """Compiles the program by running one block without a real configuration, or makes the kernels of all models [s];
-    later calls find them in memory."""
+    """Compiles the program by running one block without a real configuration [s]; later calls find it in memory."""
     if job.kernels is not None:
-        started = time.perf_counter()
-        for index, group in enumerate(job.prepared.groups):
-            if len(group.rows):
-                job.kernels.of(index)
-        return time.perf_counter() - started
+        return job.kernels.seconds
     index = next(i for i, group in enumerate(job.prepared.groups) if len(group.rows))
     model, inputs = _inputs(job, index)
     empty = Unit(0, index, 0, 0)

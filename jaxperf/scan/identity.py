@@ -9,12 +9,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from ..errors import InputError
+from ..native.jit import target
 from ..spec.library import find
 from .plan import Prepared, Shape
 from .reduce import Reduction
 
-_CODE = ("ops.py", "constants.py", "load.py", "spec", "collectives", "stages", "phases", "tape.py", "native", "scan")
+_CODE = (
+    *("ops.py", "constants.py", "load.py", "zipf.py", "block_formats.py", "tape.py", "numpy_kernels.py"),
+    *("spec", "collectives", "stages", "phases", "native", "scan"),
+)
 """The parts of the package that a scan's figures depend on."""
 
 
@@ -36,6 +44,13 @@ def code_digest() -> str:
     return found.hexdigest()[:16]
 
 
+def _code_form() -> str:
+    """What decides the last bits of machine code: how wide its vectors are, which functions a library does, and whether
+    products and sums fuse."""
+    form = target(np.dtype(jnp.result_type(float)))
+    return f"{form.lanes} lanes, {len(form.functions)} functions{', fused' if form.fused else ''}"
+
+
 def identity(
     prepared: Prepared,
     shape: Shape,
@@ -46,9 +61,6 @@ def identity(
     backend: str,
 ) -> dict:
     """What a journal must agree on, as JSON: by word of what differs where it does not."""
-    import jax
-    import jax.numpy as jnp
-
     from .. import __version__
 
     space = dataclasses.asdict(prepared.space)
@@ -64,7 +76,7 @@ def identity(
         "specs": {name: digest(document) for name, document in documents.items()},
         "version": {"jaxperf": __version__, "jax": jax.__version__, "code": code_digest()},
         "precision": jnp.dtype(jnp.result_type(float)).name,
-        "platform": jax.default_backend(),
+        "platform": jax.default_backend() + (f", {_code_form()}" if backend == "native" else ""),
         "backend": backend,
         "reductions": [repr(reduction) for reduction in kept],
         "table": {"columns": list(columns), "path": table},

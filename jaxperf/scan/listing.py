@@ -133,11 +133,32 @@ class Priced:
         return {name: int(self.how.column(word, name)) for name in ConfigurationList.NAMES}
 
 
+def _check(kernels: Kernels, index: int, columns: dict[str, np.ndarray]) -> None:
+    prepared = kernels.prepared
+    if not len(columns["batch"]):
+        raise InputError("configurations: there are none")
+    if prepared.hardware.variants > 1:
+        raise InputError("configurations: a list does not say which variant of a system is meant; expected no fields")
+    limits = {"system": len(prepared.hardware.names)}
+    limits["precision"] = len(prepared.precisions[prepared.groups[index].model])
+    for name, limit in limits.items():
+        if int(columns[name].max()) >= limit:
+            raise InputError(f"configurations: {name}: {columns[name].max()} is out of range; expected below {limit}")
+    for name in ConfigurationList.NAMES:
+        if name not in limits and not int(columns[name].min()):
+            raise InputError(f"configurations: {name}: 0 is out of range; expected 1 or more")
+
+
 def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: int, end: int) -> Priced:
-    """Prices the configurations from `first` to `end` of a list, of the model and targets of a group."""
+    """Prices the configurations from `first` to `end` of a list, of the model and targets of a group.
+
+    **Raises** `InputError` for a part without configurations, an index of a system or formats that are not there, a
+    degree, batch or length of 0, and a space whose systems have variants, which a list does not name.
+    """
     bound = kernels.of(index)
     kernel, names = bound.kernel, ConfigurationList.NAMES
     columns = {name: everything.columns[name][first:end] for name in names}
+    _check(kernels, index, columns)
     how = packing(columns)
     words = pack([columns[n] for n in names], [how.ranks.get(n) for n in names], [how.shifts[n] for n in names])
     words.sort()
@@ -167,7 +188,7 @@ def _cut(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def parts(length: int, workers: int) -> list[tuple[int, int]]:
-    """First and end of the parts of a list, as many for each worker."""
-    count = -(-length // (workers * PART)) * workers
+    """First and end of the parts of a list, as many for each worker; none of an empty list."""
+    count = max(-(-length // (workers * PART)), 1) * workers
     ends = [length * number // count for number in range(count + 1)]
     return [(first, end) for first, end in itertools.pairwise(ends) if end > first]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,8 +34,8 @@ FIELDS = (
 LARGE = 2**24
 """Configurations of a space from which on fast code is worth the time that it takes to make."""
 
-MOST_KEPT = 2**23
-"""Inputs of all rows of a group that are kept together, at most."""
+MOST_KEPT = 2**24
+"""Inputs of all rows of groups that are kept, all groups together, at most."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Bound:
 @dataclass
 class Kernels:
     """The kernels of a scan, made when they are first asked for: one a model, and one tape for all. `results` are what
-    they compute, in place of `scores_and_fields`; with `total`, runs leave sums of scores in place of the highest."""
+    they compute, in place of `scores_and_fields`; with `total`, runs leave sums of scores in place of the highest.
+    `seconds` is what making them all took [s]."""
 
     prepared: Prepared
     wanted: tuple[str, ...]
@@ -74,6 +76,7 @@ class Kernels:
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
+    seconds: float = 0.0
 
     def of(self, index: int) -> Bound:
         """The kernel of a group with the group's inputs."""
@@ -81,6 +84,14 @@ class Kernels:
             if index not in self.bound:
                 self.bound[index] = self._bind(index)
             return self.bound[index]
+
+    def make(self) -> None:
+        """Makes the kernels of all models. **Raises** `NoKernelError` where there is none."""
+        started = time.perf_counter()
+        for index, group in enumerate(self.prepared.groups):
+            if len(group.rows):
+                self.of(index)
+        self.seconds = time.perf_counter() - started
 
     def _bind(self, index: int) -> Bound:
         group = self.prepared.groups[index]
@@ -130,17 +141,18 @@ class Kernels:
         return found
 
     def rows(self, index: int, first: int, count: int) -> np.ndarray:
-        """The inputs of `count` rows of a group from the `first` on, [input, row], filled up to whole vectors. Of a
-        group that is not too large all are kept."""
+        """The inputs of `count` rows of a group from the `first` on, [input, row], filled up to whole vectors. Of the
+        first groups, as long as there is room, all are kept."""
         bound, group = self.of(index), self.prepared.groups[index]
         lanes = bound.kernel.target.lanes
 
         def decoded(numbers: np.ndarray) -> np.ndarray:
             return self._decoded(bound.sources, len(bound.kernel.inputs), numbers, group)
 
-        if len(group.rows) * len(bound.kernel.inputs) > MOST_KEPT:
-            return decoded(np.arange(first, first + count))
         if index not in self.inputs:
+            held = sum(table.size for table in self.inputs.values())
+            if held + len(group.rows) * len(bound.kernel.inputs) > MOST_KEPT:
+                return decoded(np.arange(first, first + count))
             self.inputs[index] = decoded(np.arange(len(group.rows)))
         end = min(first + -(-count // lanes) * lanes, self.inputs[index].shape[1])
         if end - first >= count and (end - first) % lanes == 0:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..native.jit import available
+from ..tape import NoKernelError
 from . import journal as journals
 from . import table as tables
 from .execute import Job, Progress, compile_seconds, native_job, run_units
@@ -88,24 +89,35 @@ def _begin(prepared: Prepared, settings: Settings) -> Scan:
         raise InputError(f"--devices: {settings.devices} is out of range; this process has {len(local)}")
     devices = tuple(local[: settings.devices] if settings.devices else local)
     kept = reductions(prepared, settings.keep)
+    columns = tables.COLUMNS if settings.table is not None else ()
     width = jnp.dtype(jnp.result_type(float)).itemsize
     path, held = settings.journal, None
     if path is not None and settings.resume and path.exists():
         held = journals.read_identity(path)
-    backend = _backend(settings.backend or (held or {}).get("backend"), devices)
-    wide = devices[0].platform != "cpu"
-    shape, unit = block_shape(prepared, settings.memory, wide, width, whole=backend == "native"), settings.unit
-    if held is not None:
+    asked = settings.backend if held is None or settings.backend is not None else held.get("backend")
+    backend = _backend(asked, devices, None if settings.backend is not None else path)
+
+    def shaped(backend: str) -> tuple[Shape, int]:
+        if held is None:
+            wide = devices[0].platform != "cpu"
+            return block_shape(prepared, settings.memory, wide, width, whole=backend == "native"), settings.unit
         try:
-            shape, unit = Shape(*map(int, held["block"])), int(held["unit"])
+            return Shape(*map(int, held["block"])), int(held["unit"])
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{path}: the journal is damaged at its head; start over with --force") from None
-    columns = tables.COLUMNS if settings.table is not None else ()
+
+    job = None
+    if backend == "native":
+        try:
+            job = native_job(prepared, shaped(backend)[0], kept, columns, devices)
+        except NoKernelError as error:
+            if asked is not None:
+                raise InputError(f"--backend: native: {error}; expected xla") from None
+            backend = "xla"
+    shape, unit = shaped(backend)
     where = "" if settings.table is None else str(settings.table.resolve())
     mine = identity(prepared, shape, unit, kept, columns, where, backend)
-    if backend == "native":
-        job = native_job(prepared, shape, kept, columns, devices)
-    else:
+    if job is None:
         job = Job(prepared, shape, kept, columns, devices, any(isinstance(reduction, Marginals) for reduction in kept))
     table = None
     if settings.table is not None:
@@ -118,8 +130,8 @@ BACKENDS = ("native", "xla")
 """What computes blocks: machine code for this processor, made by LLVM, or XLA's program, on any device."""
 
 
-def _backend(asked: str | None, devices: tuple[Any, ...]) -> str:
-    """The backend that is asked for, or else the fastest one for these devices.
+def _backend(asked: str | None, devices: tuple[Any, ...], journal: Path | None = None) -> str:
+    """The backend that is asked for, by a `journal` where there is one, or else the fastest one for these devices.
 
     **Raises** `InputError` where it cannot be had.
     """
@@ -131,6 +143,8 @@ def _backend(asked: str | None, devices: tuple[Any, ...]) -> str:
         why = "it is for one CPU device, whose cores it uses all"
     elif not available():
         why = "there is no LLVM for this machine"
+    if asked == "native" and why is not None and journal is not None:
+        raise InputError(f"{journal}: the journal is of the backend native, but {why}; start over with --force")
     if asked == "native" and why is not None:
         raise InputError(f"--backend: native: {why}; expected xla")
     return asked or ("xla" if why else "native")

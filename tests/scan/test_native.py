@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 import jaxperf
 from jaxperf.errors import InputError
 from jaxperf.native import jit
-from jaxperf.scan import Keep, build_space, engine, runner, scan
+from jaxperf.scan import Keep, build_space, engine, native, runner, scan
 from jaxperf.scan.enumeration import DEGREES
 from jaxperf.scan.host import host_block
 from jaxperf.scan.listing import ConfigurationList, packing, parts, priced
 from jaxperf.scan.native import FIELDS, Kernels
 from jaxperf.scan.plan import Shape, prepare
+from jaxperf.tape import NoKernelError
+
+from . import toy
 
 SPACE = {
     "models": ["llama-3.1-8b", "qwen3-30b-a3b"],
@@ -143,6 +148,22 @@ def test_lists_that_cannot_be_are_refused():
         ConfigurationList({"batch": np.ones(4, np.int32)})
     with pytest.raises(InputError, match="out of range"):
         packing(good | {"isl": np.full(4, 2**25, np.int32)})
+    assert parts(0, 2) == []
+    kernels = Kernels(prepare(build_space(SPACE, "t")), WANTED)
+    zeros = good | {"system": np.zeros(4, np.int32), "precision": np.zeros(4, np.int32)}
+    for wrong, said in (
+        ({"system": np.full(4, 2, np.int32)}, "system: 2 is out of range; expected below 2"),
+        ({"precision": np.full(4, 9, np.int32)}, "precision: 9 is out of range"),
+        ({"batch": np.zeros(4, np.int32)}, "batch: 0 is out of range"),
+    ):
+        with pytest.raises(InputError, match=said):
+            priced(kernels, 0, ConfigurationList(zeros | wrong), 0, 4)
+    with pytest.raises(InputError, match="there are none"):
+        priced(kernels, 0, ConfigurationList(zeros), 2, 2)
+    path = "device.memory.hbm.bandwidth_GBps"
+    varied = Kernels(prepare(build_space(SPACE | {"fields": {path: [1000, 2000]}}, "t")), WANTED)
+    with pytest.raises(InputError, match="variant"):
+        priced(varied, 0, ConfigurationList(zeros), 0, 4)
     with pytest.raises(InputError, match="bits"):
         packing(good | {name: np.full(4, 2**20, np.int32) for name in DEGREES})
 
@@ -152,8 +173,39 @@ def test_what_cannot_be_native_says_why(monkeypatch):
     with pytest.raises(InputError, match="no LLVM"):
         scan(SPACE, backend="native")
     assert runner._backend(None, (jax.local_devices()[0],)) == "xla"
-    with pytest.raises(InputError, match="'numba' is not one of"):
-        scan(SPACE, backend="numba")
+    for wrong in ("numba", ""):
+        with pytest.raises(InputError, match=f"'{wrong}' is not one of"):
+            scan(SPACE, backend=wrong)
+    with pytest.raises(InputError, match=r"j.bin: the journal is of the backend native, but there is no LLVM"):
+        runner._backend("native", (jax.local_devices()[0],), Path("j.bin"))
+
+
+def test_what_has_no_code_falls_back_to_xla_unless_native_is_asked_for(monkeypatch):
+    def nothing(*_):
+        raise NoKernelError("no kernel for a primitive of next year")
+
+    monkeypatch.setattr(native, "record", nothing)
+    small = {"models": ["llama-3.1-8b"], "systems": ["h100-sxm-8"], "workloads": [[64, 8]], "batch": [1, 2]}
+    with pytest.raises(InputError, match="primitive of next year; expected xla"):
+        scan(small, backend="native")
+    monkeypatch.setattr(engine, "evaluate", toy.evaluate)
+    engine.program.cache_clear()
+    assert scan(small, keep=Keep(frontier=False)).backend == "xla"
+    engine.program.cache_clear()
+
+
+def test_inputs_of_many_groups_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(native, "MOST_KEPT", 20_000)
+    space = SPACE | {"models": ["llama-3.1-8b"], "workloads": [[isl, 64] for isl in range(100, 1100, 100)]}
+    prepared = prepare(build_space(space, "t"))
+    kernels = Kernels(prepared, WANTED)
+    for index in range(10):
+        whole(kernels, index)
+    assert sum(table.size for table in kernels.inputs.values()) <= 20_000
+    expected = scan(space, keep=Keep(frontier=False))
+    monkeypatch.setattr(native, "MOST_KEPT", 0)
+    again = scan(space, keep=Keep(frontier=False))
+    assert [group.best for group in again.groups] == [group.best for group in expected.groups]
 
 
 def test_models_alike_share_their_code(monkeypatch):
