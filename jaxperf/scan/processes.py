@@ -19,7 +19,7 @@ HEARTBEAT_S = 10
 """After this long without a sign a process counts as dead [s]."""
 
 _PIECE = 2**20
-_POLL_S = 0.1
+_POLL_S = 0.01
 
 
 class LostProcessError(InputError):
