@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,9 +59,15 @@ def blocks(scores, reason, shape):
                 yield Block(cuts, cut(reason, -1), place, axes.astype(np.int32), shape)
 
 
+@functools.cache
+def update_of(reduction):
+    """A reduction's step, compiled once for all tests."""
+    return jax.jit(reduction.update)
+
+
 def reduced(reduction, parts_of, order=1, pieces=1):
     """The merged part of blocks that are reduced in a few pieces, with their parts merged in either order."""
-    update = jax.jit(lambda state, block: reduction.update(state, block))
+    update = update_of(reduction)
     everything, found = list(parts_of), []
     for piece in range(pieces):
         state = reduction.init()
@@ -123,7 +131,7 @@ def test_neither_blocks_nor_order_nor_pieces_change_anything(reduction, levels):
 @pytest.mark.parametrize("levels", [None, 3, 40])
 def test_frontiers_are_the_definition(names, levels):
     reduction = Pareto(names) if len(names) == 2 else Pareto3(names, capacity=512, count_runs=4)
-    update = jax.jit(reduction.update)
+    update = update_of(reduction)
     for seed in range(2):
         scores, reason = score_table(seed, ROWS, levels)
         state = reduction.init()
