@@ -202,7 +202,7 @@ def alone(work: Work, describe: bool) -> dict[str, Any]:
     scores = len(wanted_metrics(kept))
     program = kernels.unfolded[kernels.prepared.groups[index].model]
     started = time.perf_counter()
-    listing = Listing(program, [*range(scores), len(program.results) - 1], effort=2)
+    listing = Listing(program, [*range(scores), len(program.results) - 1], effort=1)
     compile_s = time.perf_counter() - started
     length = min(len(everything), ALONE)
     inputs = list_inputs(kernels, index, listing, everything, length)
