@@ -12,12 +12,10 @@ from .blocks import Blocks, Chosen, hand_over, moves
 from .cells import MOST_OPERANDS, Cells, Choice, Move, Repeat, Until, read_of
 from .graph import COMPARISONS
 from .lines import OPERATIONS
+from .unfold import ALONG, REDUCED
 
 _MOVES = {"broadcast_in_dim", "concatenate", "pad", "reshape", "rev", "slice", "squeeze", "stack", "transpose"}
 _PARTS = {"split", "unstack"}
-_REDUCED = {"reduce_sum": "add", "reduce_prod": "mul", "reduce_max": "max", "reduce_min": "min"}
-_REDUCED |= {"reduce_and": "and", "reduce_or": "or"}
-_ALONG = {"cumsum": "add", "cumprod": "mul", "cummax": "max", "cummin": "min"}
 
 
 def steps_of(blocks: Blocks, tape: Tape, arguments: list[Cells]) -> list[Cells]:
@@ -57,14 +55,14 @@ def _instruction(blocks: Blocks, name: str, parameters: dict[str, Any], read: li
         return [_dynamic_slice(blocks, *read, **parameters)]
     if name == "gather" and known[1] is not None:
         return [Cells(read[0].kind, np.asarray(KERNELS[name](read[0].at, known[1], **parameters)))]
-    if name in _REDUCED:
+    if name in REDUCED:
         axes = tuple(int(axis) for axis in parameters["axes"])
-        return [_reduced(blocks, "all_" + _REDUCED[name], read[0], axes, read[0].kind)]
+        return [_reduced(blocks, "all_" + REDUCED[name], read[0], axes, read[0].kind)]
     if name in ("argmax", "argmin"):
         axes = (int(parameters["axes"][0]),)
         return [_reduced(blocks, name, read[0], axes, str(np.dtype(parameters["index_dtype"])))]
-    if name in _ALONG:
-        return [_accumulated(blocks, _ALONG[name], read[0], **parameters)]
+    if name in ALONG:
+        return [_accumulated(blocks, ALONG[name], read[0], **parameters)]
     if name in OPERATIONS:
         return [_elementwise(blocks, name, parameters, read)]
     raise NoKernelError(f"no code for {name}")

@@ -28,9 +28,11 @@ _MOVES = {
     "transpose",
     "unstack",
 }
-_REDUCED = {"reduce_sum": "add", "reduce_prod": "mul", "reduce_max": "max", "reduce_min": "min"}
-_REDUCED |= {"reduce_and": "and", "reduce_or": "or"}
-_ALONG = {"cumsum": "add", "cumprod": "mul", "cummax": "max", "cummin": "min"}
+REDUCED = {"reduce_sum": "add", "reduce_prod": "mul", "reduce_max": "max", "reduce_min": "min"}
+REDUCED |= {"reduce_and": "and", "reduce_or": "or"}
+ALONG = {"cumsum": "add", "cumprod": "mul", "cummax": "max", "cummin": "min"}
+"""What reductions, and those that keep every step, do between two entries."""
+
 _ELEMENTWISE = {
     "abs",
     "add",
@@ -106,11 +108,11 @@ def _instruction(graph: Graph, name: str, parameters: dict[str, Any], read: list
     if name in ("dynamic_slice", "gather"):
         value, *starts = read
         return [np.asarray(KERNELS[name](value, *(_known(graph, each) for each in starts), **parameters))]
-    if name in _REDUCED:
+    if name in REDUCED:
         axes = tuple(int(axis) for axis in parameters["axes"])
-        return [_folded_along(graph, _REDUCED[name], read[0], axes)]
-    if name in _ALONG:
-        return [_accumulated(graph, _ALONG[name], read[0], **parameters)]
+        return [_folded_along(graph, REDUCED[name], read[0], axes)]
+    if name in ALONG:
+        return [_accumulated(graph, ALONG[name], read[0], **parameters)]
     if name == "convert_element_type":
         kind = KINDS[np.dtype(parameters["new_dtype"]).kind]
         return [_each(lambda node: _converted(graph, node, kind), *read)]
