@@ -16,28 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from jaxperf.native.graph import BATCH, CHUNK, ROW
-from jaxperf.native.listing import Listing
 from jaxperf.scan import Keep, absorb, load_space, scan
 from jaxperf.scan.engine import wanted_metrics
 from jaxperf.scan.keep import reductions
 from jaxperf.scan.listing import ConfigurationList, parts, priced
-from jaxperf.scan.native import Kernels, gathered, sources
+from jaxperf.scan.native import Kernels
 from jaxperf.scan.plan import Prepared, prepare
 from jaxperf.scan.reduce import sign
 from jaxperf.scan.rows import COLUMN
 from jaxperf.scan.space import DEGREES, Space
+from jaxperf.scan.unshared import Unshared, alone, unshared
 
 from .machine import cores
 
 TOP = 100
+COMPILED = 2**20
+"""Configurations of the list for which code is made before the clock runs: enough to share rows, as the whole does."""
+
 KEEP = {"max": Keep(frontier=False), "pareto": Keep(), "top": Keep(frontier=False, top=TOP)}
 """What each case keeps beside counts by reason: the best of two objectives; their exact frontier; the best and the
 hundred best."""
-
-FLAT_BLOCK = 2**12
-ALONE = 2**17
-"""Configurations of a block, and of the list, where nothing is shared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,24 +153,37 @@ def flat_lists(work: Work, reduction: str) -> tuple[Kernels, tuple[Any, ...], di
     return Kernels(prepared, wanted_metrics(kept)), kept, lists
 
 
-def flat(work: Work, reduction: str, describe: bool) -> dict[str, Any]:
+def flat(work: Work, reduction: str, describe: bool, one_by_one: bool = False) -> dict[str, Any]:
     """The flat form: lists of the space's configurations in random order, one a model, parts of them on every core.
-    Packing, sorting and pricing are all timed."""
+    All that is done for a list is timed: packing, sorting and pricing, or `one_by_one` pricing alone."""
     kernels, kept, lists = flat_lists(work, reduction)
-    started = time.perf_counter()
-    for index, everything in lists.items():
-        priced(kernels, index, everything, 0, 64)
-    compile_s = time.perf_counter() - started
     pieces = [(index, *part) for index, every in lists.items() for part in parts(len(every), cores())]
     flops: list[int] = []
 
-    def one(piece: tuple[int, int, int]) -> list[absorb.Found]:
-        block = priced(kernels, piece[0], lists[piece[0]], *piece[1:])
+    def shared(index: int, first: int, end: int) -> Any:
+        block = priced(kernels, index, lists[index], first, end)
+        if isinstance(block, Unshared):
+            flops.append((end - first) * alone(kernels, index).listing.flops)
+            return block
         kernel, rows = block.kernel, int(block.rows[-1]) + 1
         of_row = kernel.flops["row"] + len(block.how.values["chunk"]) * kernel.flops["chunk"]
         flops.append(rows * of_row + len(block.words) * (kernel.flops["batch"] + kernel.flops["each"]))
+        return block
+
+    def apart(index: int, first: int, end: int) -> Any:
+        code = alone(kernels, index)
+        flops.append((end - first) * code.listing.flops)
+        columns = {name: column[first:end] for name, column in lists[index].columns.items()}
+        return unshared(code, kernels.wanted, columns)
+
+    def one(piece: tuple[int, int, int]) -> list[absorb.Found]:
+        block = (apart if one_by_one else shared)(*piece)
         return [absorb.absorb(r, absorb.begin(r, None), block) for r in kept]
 
+    started = time.perf_counter()
+    for index in lists:
+        one((index, 0, min(len(lists[index]), COMPILED)))
+    compile_s = time.perf_counter() - started
     held: list[list[absorb.Found]] = []
     total = sum(len(everything) for everything in lists.values())
 
@@ -191,47 +202,3 @@ def flat(work: Work, reduction: str, describe: bool) -> dict[str, Any]:
     found["feasible"] = int(merged["counts"]["count"][0])
     found["best"] = {metric: float(sign(metric) * best[i]) for i, metric in enumerate(objectives)}
     return found | ({"flops_per_configuration": sum(flops) / total} if describe else {})
-
-
-def alone(work: Work, describe: bool) -> dict[str, Any]:
-    """The flat form of a model with nothing shared at all: all work is done anew for every configuration, whose own
-    numbers of system, formats and lengths are gathered before the clock runs."""
-    kernels, kept, lists = flat_lists(work, "max")
-    index, everything = next(iter(lists.items()))
-    kernels.of(index)
-    scores = len(wanted_metrics(kept))
-    program = kernels.unfolded[kernels.prepared.groups[index].model]
-    started = time.perf_counter()
-    listing = Listing(program, [*range(scores), len(program.results) - 1], effort=1)
-    compile_s = time.perf_counter() - started
-    length = min(len(everything), ALONE)
-    inputs = list_inputs(kernels, index, listing, everything, length)
-    blocks = [np.ascontiguousarray(inputs[:, first : first + FLAT_BLOCK]) for first in range(0, length, FLAT_BLOCK)]
-
-    def run() -> int:
-        with ThreadPoolExecutor(cores()) as pool:
-            held[:] = list(pool.map(lambda block: listing(block)[:scores].max(axis=1), blocks))
-        return length
-
-    held: list[np.ndarray] = []
-    found = summary(timed(run, work.repeats + 1)[1:], length, compile_s) | {"list": length}
-    found["list_bytes_per_configuration"] = inputs.shape[0] * inputs.itemsize
-    return found | ({"flops_per_configuration": listing.flops} if describe else {})
-
-
-def list_inputs(
-    kernels: Kernels, index: int, listing: Listing, everything: ConfigurationList, length: int
-) -> np.ndarray:
-    """What a `Listing` reads of the first configurations of a list, [input, configuration]."""
-    bound, real = kernels.of(index), listing.real
-    column = {name: values[:length] for name, values in everything.columns.items()}
-    places = [place for mask, place in listing.inputs if mask == ROW]
-    lengths = np.repeat(bound.tables["lengths"][:, :1], length, axis=1)
-    lengths[0], lengths[1] = column["isl"], column["osl"]
-    rows = {"system": column["system"], "efficiency": column["system"], "precision": column["precision"]}
-    rows |= {"degrees": np.stack([column[name] for name in DEGREES]), "lengths": lengths}
-    of_rows = iter(gathered(sources(bound.tables, places), len(places), rows, length, real))
-    given = {(BATCH, 0): column["batch"], (BATCH, 1): np.ones(length), (CHUNK, 0): column["chunk"]}
-    return np.stack(
-        [next(of_rows) if mask == ROW else given[mask, place].astype(real) for mask, place in listing.inputs]
-    )

@@ -30,13 +30,16 @@ _WHOLE_TESTS = {"eq": "eq", "ne": "ne", "gt": "sgt", "ge": "sge", "lt": "slt", "
 class Target:
     """What code is written for: the type of a `real`, how many of them a vector of the code holds (`lanes`; more than a
     register's, so that there is always something to do while a result is waited for), the library's functions of
-    `called` lanes by name (`functions`; those not there are called lane by lane), whether products and sums fuse."""
+    `called` lanes, a register's, by name (`functions`; those not there are called lane by lane), whether products and
+    sums fuse, and LLVM's name of the instruction that picks lanes of a register by whole numbers of `permuted` bits."""
 
     real: np.dtype
     lanes: int
     called: int = 1
     functions: dict[str, str] = field(default_factory=dict)
     fused: bool = False
+    permute: str = ""
+    permuted: int = 32
 
     @property
     def scalar(self) -> str:
@@ -114,6 +117,24 @@ class Code:
     def spread_at(self, base: str, index: str) -> str:
         """A vector of one entry of an array of reals."""
         return self.spread(self.load(base, index, self.target.scalar, self.target.real.itemsize))
+
+    def picked(self, base: str, index: str, entries: int) -> str:
+        """Entries of an array of reals by a vector of whole numbers. From an array of no more `entries` than a register
+        has lanes, in memory filled up to a register, they are picked without reading memory lane by lane."""
+        t, v, whole = self.target, self.target.vector(), self.target.vector("i")
+        if t.permute and t.lanes == t.called and entries <= t.lanes:
+            table = self.load(base, "0", v, t.real.itemsize)
+            if t.permuted != 32:
+                wide = f"<{t.lanes} x i{t.permuted}>"
+                index, whole = self.put(f"zext {whole} {index} to {wide}"), wide
+            self.declared.add(f"declare {v} @llvm.{t.permute}({v}, {whole})")
+            return self.put(f"call {v} @llvm.{t.permute}({v} {table}, {whole} {index})")
+        pointers, all_lanes = f"<{t.lanes} x ptr>", t.splat(1, "b")
+        name = f"@llvm.masked.gather.{t.suffix}.v{t.lanes}p0"
+        self.declared.add(f"declare {v} {name}({pointers}, i32, {t.vector('b')}, {v})")
+        at = self.put(f"getelementptr {t.scalar}, ptr {base}, {whole} {index}")
+        align = t.real.itemsize
+        return self.put(f"call {v} {name}({pointers} {at}, i32 {align}, {t.vector('b')} {all_lanes}, {v} poison)")
 
     def as_real(self, value: str, kind: str) -> str:
         """A value of any kind as reals, as it is stored between loops."""

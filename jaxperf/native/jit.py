@@ -59,13 +59,15 @@ def target(real: np.dtype) -> Target:
     """
     features = llvm().get_host_cpu_features()
     machine = platform.machine().lower()
-    width, letter = 16, ""
+    width, letter, permute = 16, "", ""
     if machine in ("x86_64", "amd64"):
         width, letter = 16, "b"
         if features.get("avx512f"):
             width, letter = 64, "e"
+            permute = "x86.avx512.permvar.sf.512" if real.itemsize == 4 else "x86.avx512.permvar.df.512"
         elif features.get("avx2"):
             width, letter = 32, "d"
+            permute = "x86.avx2.permps" if real.itemsize == 4 else ""
     elif machine in ("aarch64", "arm64"):
         letter = "n"
     lanes = width // real.itemsize
@@ -74,7 +76,7 @@ def target(real: np.dtype) -> Target:
             raise NoKernelError(f"no {scalar_function(name, real)} here")
     fused = machine in ("aarch64", "arm64") or bool(features.get("fma"))
     functions = _vector_functions(letter, lanes, real) if letter else {}
-    return Target(real, INTERLEAVED * lanes, lanes, functions, fused)
+    return Target(real, INTERLEAVED * lanes, lanes, functions, fused, permute, 8 * real.itemsize)
 
 
 def _vector_functions(letter: str, lanes: int, real: np.dtype) -> dict[str, str]:

@@ -1,11 +1,13 @@
-"""A list of configurations in any order, nothing said of what they share: sorted by layout, which is then priced once.
+"""A list of configurations in any order, nothing said of what they share: sorted by layout, which is then priced once;
+where a sample says that few share one, priced one by one (`unshared`).
 
-A configuration is packed into one 64-bit number whose upper bits are its row (system, formats, degrees, lengths) and
-whose lower ones its chunk and batch, so that a plain sort brings the configurations of a row together."""
+To be sorted, a configuration is packed into one 64-bit number whose upper bits are its row (system, formats, degrees,
+lengths) and whose lower ones its chunk and batch, so that a plain sort brings the configurations of a row together."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +17,10 @@ from ..native.kernel import Kernel, Shared
 from ..native.words import SPARE, edges, pack, present
 from .native import Kernels, gathered
 from .space import DEGREES
+from .unshared import Unshared, alone, unshared
 
 PART = 2**23
 """Configurations that are sorted together: the more, the more of them share a row; their numbers take 64 bits each."""
-
 
 SEGMENT = 64
 """Neighbours of a row that leave one highest score."""
@@ -149,8 +151,40 @@ def _check(kernels: Kernels, index: int, columns: dict[str, np.ndarray]) -> None
             raise InputError(f"configurations: {name}: 0 is out of range; expected 1 or more")
 
 
-def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: int, end: int) -> Priced:
-    """Prices the configurations from `first` to `end` of a list, of the model and targets of a group.
+FEW = 20
+"""Configurations a row below which bringing them together costs more than it saves."""
+
+_SAMPLE, _PIECES = 2**14, 16
+_FACTOR = 0x9E3779B97F4A7C15
+"""An odd number without a pattern (2⁶⁴ over the golden ratio): rows get numbers that differ, but for rare chances."""
+
+
+def sharing(columns: dict[str, np.ndarray]) -> float:
+    """How many configurations share a row, as far as a sample tells: pieces from all over the list, so that both an
+    orderly and a shuffled list show what they share.
+
+    Of R rows, all as likely, n drawn configurations have R·(1 − exp(−n/R)).
+    """
+    count = len(columns["batch"])
+    piece = min(_SAMPLE, count) // _PIECES
+    starts = np.linspace(0, count - piece, _PIECES).astype(np.int64)
+    places = np.arange(count) if count <= _SAMPLE else (starts[:, None] + np.arange(piece)).ravel()
+    keys = np.zeros(len(places), np.uint64)
+    for name in ConfigurationList.NAMES[2:]:
+        keys = keys * np.uint64(_FACTOR) + columns[name][places].astype(np.uint64)
+    seen, drawn = len(np.unique(keys)), len(places)
+    if seen == drawn or drawn == count:
+        return drawn / seen
+    low, high = float(seen), float(drawn) ** 2
+    for _ in range(60):
+        rows = math.sqrt(low * high)
+        low, high = (rows, high) if -rows * math.expm1(-drawn / rows) < seen else (low, rows)
+    return count / (-high * math.expm1(-count / high))
+
+
+def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: int, end: int) -> Priced | Unshared:
+    """Prices the configurations from `first` to `end` of a list, of the model and targets of a group: row by row, or
+    where fewer than `FEW` are expected to share one, each by itself, with the same figures, bit for bit.
 
     **Raises** `InputError` for a part without configurations, an index of a system or formats that are not there, a
     degree, batch or length of 0, and a space whose systems have variants, which a list does not name.
@@ -159,6 +193,8 @@ def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: i
     kernel, names = bound.kernel, ConfigurationList.NAMES
     columns = {name: everything.columns[name][first:end] for name in names}
     _check(kernels, index, columns)
+    if sharing(columns) < FEW:
+        return unshared(alone(kernels, index), kernels.wanted, columns)
     how = packing(columns)
     words = pack([columns[n] for n in names], [how.ranks.get(n) for n in names], [how.shifts[n] for n in names])
     words.sort()

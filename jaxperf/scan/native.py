@@ -73,6 +73,7 @@ class Kernels:
     made: dict[str, Kernel] = field(default_factory=dict)
     listings: dict[str, Listing] = field(default_factory=dict)
     bound: dict[int, Bound] = field(default_factory=dict)
+    alone: dict[int, Any] = field(default_factory=dict)
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
@@ -122,12 +123,12 @@ class Kernels:
                 chosen = list(range(first, first + len(FIELDS)))
                 self.listings[group.model] = Listing(self.unfolded[group.model], chosen)
         listing = self.listings[group.model]
-        places = [place for mask, place in listing.inputs if mask == ROW]
+        places = [place for mask, place in listing.columns if mask == ROW]
         rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))
         real = listing.real
         given = {(BATCH, 0): batch.astype(real), (BATCH, 1): np.ones(len(batch), real), (CHUNK, 0): chunk.astype(real)}
-        inputs = [next(rows)[: len(row)] if mask == ROW else given[mask, place] for mask, place in listing.inputs]
-        return dict(zip(FIELDS, listing(np.stack(inputs)), strict=True))
+        columns = [next(rows)[: len(row)] if mask == ROW else given[mask, place] for mask, place in listing.columns]
+        return dict(zip(FIELDS, listing(np.stack(columns)), strict=True))
 
     def filled(self, kernel: Kernel, group: Group, part: Part) -> Batches:
         """The batches of a block, with what says which are real."""
@@ -151,7 +152,8 @@ class Kernels:
 
         if index not in self.inputs:
             held = sum(table.size for table in self.inputs.values())
-            if held + len(group.rows) * len(bound.kernel.inputs) > MOST_KEPT:
+            filled = -(-len(group.rows) // lanes) * lanes
+            if held + filled * len(bound.kernel.inputs) > MOST_KEPT:
                 return decoded(np.arange(first, first + count))
             self.inputs[index] = decoded(np.arange(len(group.rows)))
         end = min(first + -(-count // lanes) * lanes, self.inputs[index].shape[1])

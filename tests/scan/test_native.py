@@ -12,12 +12,13 @@ import pytest
 import jaxperf
 from jaxperf.errors import InputError
 from jaxperf.native import jit
-from jaxperf.scan import Keep, build_space, engine, native, runner, scan
+from jaxperf.scan import Keep, build_space, engine, listing, native, runner, scan
 from jaxperf.scan.enumeration import DEGREES
 from jaxperf.scan.host import host_block
-from jaxperf.scan.listing import ConfigurationList, packing, parts, priced
+from jaxperf.scan.listing import FEW, ConfigurationList, Priced, packing, parts, priced, sharing
 from jaxperf.scan.native import FIELDS, Kernels
 from jaxperf.scan.plan import Shape, prepare
+from jaxperf.scan.unshared import Unshared
 from jaxperf.tape import NoKernelError
 
 from . import toy
@@ -103,14 +104,11 @@ def test_both_backends_find_the_same():
                 assert best == pytest.approx(its.marginals["output_tokens_per_s_per_device"][axis][value], rel=1e-5)
 
 
-@pytest.mark.parametrize("index", [0, 3])
-def test_a_shuffled_list_is_the_product_bit_for_bit(index):
-    prepared = prepare(build_space(SPACE, "t"))
-    kernels = Kernels(prepared, WANTED)
-    group, block = prepared.groups[index], whole(kernels, index)
+def shuffled(prepared, index):
+    """All configurations of a group as a list in random order, and of each its row, chunk and batch in the product."""
+    group = prepared.groups[index]
     size = group.configurations
-    order = np.random.default_rng(index).permutation(size)
-    row, inner = np.divmod(order, group.inner)
+    row, inner = np.divmod(np.random.default_rng(index).permutation(size), group.inner)
     chunk, batch = np.divmod(inner, len(group.batch))
     points = group.rows.take(row)
     columns = {"batch": np.asarray(group.batch)[batch], "chunk": np.asarray(group.chunk)[chunk]}
@@ -118,21 +116,48 @@ def test_a_shuffled_list_is_the_product_bit_for_bit(index):
     columns |= {"isl": np.full(size, group.isl), "osl": np.full(size, group.osl)}
     columns |= dict(zip(DEGREES, points.degrees.T, strict=True))
     everything = ConfigurationList({name: np.ascontiguousarray(c, np.int32) for name, c in columns.items()})
+    return everything, (row, chunk, batch)
+
+
+@pytest.mark.parametrize("index", [0, 3])
+@pytest.mark.parametrize("few", [0, 1000], ids=["sorted", "one by one"])
+def test_a_shuffled_list_is_the_product_bit_for_bit(index, few, monkeypatch):
+    monkeypatch.setattr(listing, "FEW", few)
+    prepared = prepare(build_space(SPACE, "t"))
+    kernels = Kernels(prepared, WANTED)
+    block = whole(kernels, index)
+    everything, places = shuffled(prepared, index)
     counts = np.zeros_like(block.counts)
     best = []
-    for part in parts(size, 3):
+    for part in parts(len(everything), 3):
         found = priced(kernels, index, everything, *part)
+        assert isinstance(found, Unshared if few else Priced)
         counts += found.counts
-        best.append(found.tops.max(axis=1))
+        segments = np.arange(len(found.highest("ttft")))
+        best.append([found.highest(name).max() for name in WANTED])
+        score = found.points(segments, WANTED)
+        assert len(score["row"]) == found.counts[1]
+        for point in np.random.default_rng(0).integers(0, len(score["row"]), 30):
+            named = found.configuration(int(score["row"][point]), int(score["inner"][point]))
+            mine = np.all([everything.columns[name][slice(*part)] == value for name, value in named.items()], axis=0)
+            at = tuple(axis[slice(*part)][mine][0] for axis in places)
+            assert [block.scores(name)[at] for name in WANTED] == list(score["score"][point])
         place = int(np.argmax(found.highest("ttft")))
-        score = found.points(np.asarray([place]), ("ttft",))
-        at = int(np.argmax(score["score"][:, 0]))
-        named = found.configuration(place, int(score["inner"][at]))
-        mine = np.all([everything.columns[name][slice(*part)] == value for name, value in named.items()], axis=0)
-        r, c, b = (axis[slice(*part)][mine][0] for axis in (row, chunk, batch))
-        assert block.scores("ttft")[r, c, b] == score["score"][at, 0] == found.highest("ttft")[place]
+        assert found.points(np.asarray([place]), ("ttft",))["score"].max() == found.highest("ttft")[place]
     np.testing.assert_array_equal(counts[1:], block.counts[1:])
     np.testing.assert_array_equal(np.max(best, axis=0), [block.scores(name).max() for name in WANTED])
+
+
+def test_a_sample_tells_how_many_configurations_share_a_row():
+    draw = np.random.default_rng(0)
+    for count, rows in ((5_000, 700), (300_000, 8_000), (300_000, 150), (100_000, 10**7)):
+        row = draw.integers(0, rows, count)
+        columns = {name: np.ones(count, np.int32) for name in ConfigurationList.NAMES}
+        columns |= {"batch": np.arange(count, dtype=np.int32), "isl": (row % 997).astype(np.int32)}
+        columns["osl"] = (row // 997).astype(np.int32)
+        assert sharing(columns) == pytest.approx(count / len(np.unique(row)), rel=0.2)
+        together = {name: column[np.argsort(row)] for name, column in columns.items()}
+        assert (sharing(together) > FEW) == (count / len(np.unique(row)) > FEW)
 
 
 def test_lists_that_cannot_be_are_refused():
