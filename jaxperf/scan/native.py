@@ -123,12 +123,12 @@ class Kernels:
                 chosen = list(range(first, first + len(FIELDS)))
                 self.listings[group.model] = Listing(self.unfolded[group.model], chosen)
         listing = self.listings[group.model]
-        places = [place for mask, place in listing.columns if mask == ROW]
+        keys = [column.name for column in listing.columns]
+        places = [place for mask, place in keys if mask == ROW]
         rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))
-        real = listing.real
-        given = {(BATCH, 0): batch.astype(real), (BATCH, 1): np.ones(len(batch), real), (CHUNK, 0): chunk.astype(real)}
-        columns = [next(rows)[: len(row)] if mask == ROW else given[mask, place] for mask, place in listing.columns]
-        return dict(zip(FIELDS, listing(np.stack(columns)), strict=True))
+        given = {(BATCH, 0): batch, (BATCH, 1): np.ones(len(batch)), (CHUNK, 0): chunk}
+        columns = [next(rows)[: len(row)] if key[0] == ROW else given[key] for key in keys]
+        return dict(zip(FIELDS, listing(columns), strict=True))
 
     def filled(self, kernel: Kernel, group: Group, part: Part) -> Batches:
         """The batches of a block, with what says which are real."""

@@ -11,7 +11,7 @@ from jaxperf.native import jit
 from jaxperf.native.code import Code, Target
 from jaxperf.native.graph import BATCH, CHUNK, ROW, Graph
 from jaxperf.native.kernel import Kernel, unfolded
-from jaxperf.native.listing import INDEX, Listing, Table
+from jaxperf.native.listing import Column, Entry, Listing, own_columns
 from jaxperf.native.words import edges, pack, present
 from jaxperf.tape import NoKernelError, record
 
@@ -181,31 +181,33 @@ def test_sorted_words_give_the_product_bit_for_bit(kernel_and_reference):
 
 
 def test_a_list_is_what_the_product_gives(kernel_and_reference):
-    kernel, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
+    _, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
     listing = Listing(program, [0, 1, 3])
     draw = np.random.default_rng(2)
     row, chunk, batch = draw.integers(0, 37, 50), draw.integers(0, 3, 50), draw.integers(0, 70, 50)
     columns = {(ROW, i): rows[name][row] for i, name in enumerate(("a", "b", "k"))}
     columns |= {(BATCH, 0): batches[batch], (BATCH, 1): np.ones(50), (CHUNK, 0): chunks[chunk]}
-    found = listing(np.stack([columns[each] for each in listing.columns]).astype(kernel.real))
+    found = listing([columns[each.name] for each in listing.columns])
     for place, index in enumerate((0, 1, 3)):
         np.testing.assert_allclose(found[place], expected[index][row, chunk, batch], rtol=1e-5)
 
 
 @pytest.mark.parametrize("entries", [1, 3, 8, 16, 40])
 def test_entries_of_tables_are_what_columns_would_say(kernel_and_reference, entries):
-    kernel, program, _, _, _, _ = kernel_and_reference
-    plain, tabled = Listing(program, [0, 1, 3]), Listing(program, [0, 1, 3], [Table((0, 2), entries)])
+    program = kernel_and_reference[1]
+    which = Column("which", whole=True)
+    origins = {(ROW, 0): Entry(which, 0, 0, entries), (ROW, 2): Entry(which, 0, 1, entries), (BATCH, 1): 1.0}
+    origins[CHUNK, 0] = Column((CHUNK, 0), whole=True)
+    plain = Listing(program, [0, 1, 3])
+    tabled = Listing(program, [0, 1, 3], lambda *key: origins.get(key) or own_columns(*key))
     draw = np.random.default_rng(entries)
     table, index = draw.uniform(1, 9, (2, entries)), draw.integers(0, entries, 101)
     columns = {(ROW, 0): table[0, index], (ROW, 1): draw.uniform(1, 9, 101), (ROW, 2): table[1, index]}
     columns |= {(BATCH, 0): draw.integers(1, 70, 101), (BATCH, 1): np.ones(101), (CHUNK, 0): np.full(101, 256)}
-    columns[INDEX, 0] = index
-    assert (INDEX, 0) in tabled.columns and (ROW, 0) not in tabled.columns and (ROW, 2) not in tabled.columns
-    own, of_table = (
-        np.stack([columns[each] for each in listing.columns]).astype(kernel.real) for listing in (plain, tabled)
-    )
-    np.testing.assert_array_equal(tabled(of_table, tabled.packed([table])), plain(own))
+    columns["which"] = index
+    assert {column.name for column in tabled.columns} == {"which", (ROW, 1), (BATCH, 0), (CHUNK, 0)}
+    found = tabled([columns[each.name] for each in tabled.columns], tabled.packed([table]))
+    np.testing.assert_array_equal(found, plain([columns[each.name] for each in plain.columns]))
     with pytest.raises(ValueError, match=f"in place of {entries}"):
         tabled.packed([np.ones((2, entries + 1))])
 
