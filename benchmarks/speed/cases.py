@@ -163,7 +163,7 @@ def flat(work: Work, reduction: str, describe: bool, one_by_one: bool = False) -
     def shared(index: int, first: int, end: int) -> Any:
         block = priced(kernels, index, lists[index], first, end)
         if isinstance(block, Unshared):
-            flops.append((end - first) * alone(kernels, index).listing.flops)
+            flops.append((end - first) * alone(kernels, index).flops)
             return block
         kernel, rows = block.kernel, int(block.rows[-1]) + 1
         of_row = kernel.flops["row"] + len(block.how.values["chunk"]) * kernel.flops["chunk"]
@@ -172,7 +172,7 @@ def flat(work: Work, reduction: str, describe: bool, one_by_one: bool = False) -
 
     def apart(index: int, first: int, end: int) -> Any:
         code = alone(kernels, index)
-        flops.append((end - first) * code.listing.flops)
+        flops.append((end - first) * code.flops)
         columns = {name: column[first:end] for name, column in lists[index].columns.items()}
         return unshared(code, kernels.wanted, columns)
 

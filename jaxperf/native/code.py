@@ -189,6 +189,17 @@ class Code:
             names[node] = self._operation(node, [name_of(each) for each in operands])
         return names
 
+    def compute_parts(self, parts: list[tuple[list[int], set[int]]], load: Load) -> dict[int, str]:
+        """`compute` of one part after another, each with what others need of it; the names of all."""
+        names: dict[int, str] = {}
+
+        def known(node: int) -> str | None:
+            return names.get(node) or load(node)
+
+        for nodes, kept in parts:
+            names |= self.compute(nodes, known, kept)
+        return names
+
     def _used_once(self, nodes: list[int]) -> set[int]:
         """Products among these nodes that one sum alone uses."""
         graph, uses, mine = self.graph, {}, set(nodes)

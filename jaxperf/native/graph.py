@@ -9,8 +9,12 @@ import numpy as np
 
 from ..numpy_kernels import KERNELS
 
-ROW, BATCH, CHUNK = 1, 2, 4
-"""Axes that a node may depend on; their sum is its `mask`, 0 for what is known while the code is written."""
+ROW, BATCH, CHUNK, SYSTEM, FORMATS = 1, 2, 4, 8, 16
+"""Axes that a node may depend on; their sum is its `mask`, 0 for what is known while the code is written. A row has a
+system and formats among a few; what depends on one of these alone is the same for all rows that have it."""
+
+ROWS = ROW | SYSTEM | FORMATS
+"""All that belongs to a row."""
 
 KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}
 """Kinds of numbers by NumPy's: floating point, integer, boolean."""

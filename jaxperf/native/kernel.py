@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..tape import Tape
-from .graph import BATCH, CHUNK, KINDS, ROW, Graph
+from .graph import BATCH, CHUNK, KINDS, Graph
 from .jit import Library, library, target
 from .levels import ATTRIBUTES, Levels, flops, levels
 from .product import module
@@ -60,9 +61,10 @@ class Unfolded:
     results: list[int]
 
 
-def unfolded(tape: Tape, fixed: list[Any], rows: int, batches: int, real: np.dtype) -> Unfolded:
-    """The scalar form of a tape whose arguments are the leaves of what is `fixed` (numbers known now), of `rows`, of
-    `batches` (how many each), and one chunk size, in this order. An input's place counts the numbers of its axis.
+def unfolded(tape: Tape, fixed: list[Any], rows: Sequence[int], batches: int, real: np.dtype) -> Unfolded:
+    """The scalar form of a tape whose arguments are the leaves of what is `fixed` (numbers known now), of `rows` (the
+    mask of each), of `batches` (how many), and one chunk size, in this order. An input's place counts the numbers of
+    rows, of batches and of chunks.
 
     **Raises** `NoKernelError` where there is none.
     """
@@ -73,9 +75,10 @@ def unfolded(tape: Tape, fixed: list[Any], rows: int, batches: int, real: np.dty
         value = value.astype(real) if value.dtype.kind == "f" else value
         nodes = [graph.given(each, (number, index)) for index, each in enumerate(value.ravel())]
         arguments.append(np.asarray(nodes, np.int64).reshape(value.shape))
-    for mask, count in ((ROW, rows), (BATCH, batches), (CHUNK, 1)):
+    for masks in (rows, [BATCH] * batches, [CHUNK]):
         place = 0
-        for number in range(len(arguments), len(arguments) + count):
+        for mask in masks:
+            number = len(arguments)
             kind, shape = KINDS[np.dtype(tape.types[number]).kind], tape.shapes[number]
             nodes = [graph.input(place + index, mask, kind) for index in range(math.prod(shape))]
             arguments.append(np.asarray(nodes, np.int64).reshape(shape))

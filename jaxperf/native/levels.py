@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..tape import NoKernelError
 from .code import CALLED, Code, Target
-from .graph import BATCH, CHUNK, ROW, Graph
+from .graph import BATCH, CHUNK, FORMATS, ROWS, SYSTEM, Graph
 
 ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
 """Of all functions."""
@@ -44,7 +44,7 @@ def levels(graph: Graph, results: list[int]) -> Levels:
                 given.append(node)
             continue
         inner = {BATCH: "batch", CHUNK: "chunk", BATCH | CHUNK: "each"}
-        level = inner.get(mask & ~ROW, "row")
+        level = inner.get(mask & ~ROWS, "row")
         level_of[node] = level
         found[level].append(node)
     live: dict[tuple[str, str], set[int]] = {}
@@ -68,6 +68,26 @@ def levels(graph: Graph, results: list[int]) -> Levels:
         batch_live=sorted(live.get(("batch", "each"), set())),
         given=given,
     )
+
+
+def shared(found: Levels) -> set[int]:
+    """What rows leave for any other loop."""
+    return {*found.inner_live, *found.chunk_needs}
+
+
+def steps(graph: Graph, found: Levels, results: list[int]) -> dict[str, list[tuple[list[int], set[int]]]]:
+    """The nodes of each loop, in the parts in which they are computed, and which of a part others need. Products and
+    sums fuse within a part alone, so that a number has the same bits whichever code computes it: what depends on a
+    system alone, or on formats alone, is a part of its own."""
+    apart: dict[int, list[int]] = {SYSTEM: [], FORMATS: [], 0: []}
+    for node in computed(graph, found.row):
+        apart[graph.masks[node] if graph.masks[node] in apart else 0].append(node)
+    kept = shared(found)
+    used = {o for node in apart[0] for o in graph.operands[node]} | kept
+    row = [(nodes, kept if mask == 0 else {node for node in nodes if node in used}) for mask, nodes in apart.items()]
+    inner = {"chunk": found.chunk_live, "batch": found.batch_live, "each": results}
+    loops = {name: [(computed(graph, getattr(found, name)), set(needed))] for name, needed in inner.items()}
+    return {"row": row, **loops}
 
 
 ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "max", "min", "floor", "ceil", "sqrt", "square", "integer_pow"}

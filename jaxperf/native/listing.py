@@ -4,16 +4,16 @@ tables in which it names an entry."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .code import Target
 from .graph import Graph
 from .jit import library, target
-from .kernel import Unfolded
-from .levels import ATTRIBUTES, Function, computed, flops, levels
+from .levels import ATTRIBUTES, Function, flops, levels, steps
 
 ARGUMENTS = ("count", "columns", "tables", "given", "results", "stride")
 
@@ -22,23 +22,26 @@ ARGUMENTS = ("count", "columns", "tables", "given", "results", "stride")
 class Column:
     """A number that each configuration has: by a name, as a real or `whole` as int32."""
 
-    name: Hashable
+    name: Any
     whole: bool = False
 
 
+Origin = Column | float
+"""Where an input comes from: a column, or a number that is the same for all."""
+
+
 @dataclass(frozen=True)
-class Entry:
-    """A number that each configuration takes from a `line` of a table (by its number) of so many `entries`, by an
-    index in a column."""
+class Table:
+    """Inputs of one axis of which there are a few alternatives, the entries: the numbers of each input by its place. A
+    configuration names one entry in the column `index`."""
 
     index: Column
-    table: int
-    line: int
-    entries: int
+    values: dict[int, np.ndarray]
 
-
-Origin = Column | Entry | float
-"""Where an input comes from; a number is the same for all."""
+    @property
+    def entries(self) -> int:
+        """How many entries there are."""
+        return len(next(iter(self.values.values())))
 
 
 def own_columns(mask: int, place: int) -> Origin:
@@ -48,103 +51,99 @@ def own_columns(mask: int, place: int) -> Origin:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Where the input nodes come from; the columns' numbers; where entries stand in the memory of all tables, and its
-    length; where numbers stand among those that are given."""
+    """Where nodes that the code does not compute come from: `line`, of those that depend on a table's axis alone, where
+    the table's entries begin in the memory of all tables; `column` of the others; `given`, of those that are the same
+    for all, the place there."""
 
-    origins: dict[int, Origin]
-    column: dict[Column, int]
-    line: dict[tuple[int, int], int]
-    length: int
+    tables: dict[int, Table]
+    line: dict[int, int]
+    column: dict[int, Column]
     given: dict[int, str]
 
 
-def _inputs(graph: Graph, nodes: list[int], origin: Callable[[int, int], Origin], lanes: int) -> _Inputs:
-    """Where the inputs among some nodes come from; each line of a table fills whole registers."""
-    given = [node for node in nodes if graph.masks[node] == 0 and not graph.literal[node]]
-    found = _Inputs({}, {}, {}, 0, {node: str(index) for index, node in enumerate(given)})
-    length = 0
-    for node in nodes:
-        if graph.names[node] != "input":
-            continue
-        its = found.origins[node] = origin(graph.masks[node], graph.operands[node][0])
-        if isinstance(its, Entry):
-            found.line[its.table, its.line] = length
-            length += -(-its.entries // lanes) * lanes
-        if isinstance(its, float):
-            found.given[node] = str(len(found.given))
-        else:
-            column = its.index if isinstance(its, Entry) else its
-            found.column.setdefault(column, len(found.column))
-    return dataclasses.replace(found, length=length)
-
-
 class Listing:
-    """Results as machine code over a list. `origin` says of an input, by the mask of its axis and its place there,
-    where it comes from; `columns` are those that are read. `flops` are those of a configuration. `effort` is LLVM's
-    (see `jit.library`)."""
+    """Nodes of a graph, the `results`, as machine code over a list. What depends on the axis of a table alone (`tables`
+    by its mask) is computed when the code is made, once an entry. `origin` says of other inputs, by the mask of their
+    axis and their place there, where they come from; `columns` are those that are read. `flops` are those of a
+    configuration. `effort` is LLVM's (see `jit.library`)."""
 
     def __init__(
         self,
-        program: Unfolded,
+        graph: Graph,
         results: list[int],
+        tables: dict[int, Table] | None = None,
         origin: Callable[[int, int], Origin] = own_columns,
         effort: int = 0,
     ) -> None:
-        graph = program.graph
-        self.real = graph.real
+        self.real, self.results, tables = graph.real, len(results), tables or {}
         self._target = dataclasses.replace(target(self.real), lanes=target(self.real).called)
-        chosen = [program.results[index] for index in results]
-        nodes = graph.needed(chosen)
-        self.results, self.flops = len(chosen), flops(graph, nodes)
-        self._inputs = inputs = _inputs(graph, nodes, origin, self._target.lanes)
-        self.columns = list(inputs.column)
-        given = [inputs.origins.get(node, graph.values[node]) for node in inputs.given]
-        self._given = np.asarray(given or [0], self.real)
-        self._library = library(_module(graph, chosen, inputs, self._target), ("list",), effort)
+        nodes = [node for node in graph.needed(results) if graph.masks[node] not in tables]
+        self.flops = flops(graph, nodes)
+        lines = _lines(graph, nodes, results, tables)
+        entries = {mask: _entries(graph, lines[mask], table, self._target.lanes) for mask, table in tables.items()}
+        self._memory = np.concatenate([np.zeros(1, self.real), *(each.ravel() for each in entries.values())])
+        line, first = {}, 1
+        for mask, each in entries.items():
+            line |= {node: first + index * each.shape[1] for index, node in enumerate(lines[mask])}
+            first += each.size
+        given: dict[int, float] = {n: graph.values[n] for n in nodes if not graph.masks[n] and not graph.literal[n]}
+        column = {}
+        for node in nodes:
+            if graph.names[node] == "input":
+                found = origin(graph.masks[node], graph.operands[node][0])
+                if isinstance(found, Column):
+                    column[node] = found
+                else:
+                    given[node] = found
+        used = {mask: table for mask, table in tables.items() if lines[mask]}
+        inputs = _Inputs(used, line, column, {node: str(index) for index, node in enumerate(given)})
+        self._given = np.asarray([*given.values()] or [0], self.real)
+        self.columns = _columns(inputs)
+        self._library = library(_module(graph, results, inputs, self._target), ("list",), effort)
 
-    def packed(self, tables: Sequence[np.ndarray]) -> np.ndarray:
-        """What the code reads of tables, [line, entry] each."""
-        memory = np.zeros(max(self._inputs.length, 1), self.real)
-        for origin in self._inputs.origins.values():
-            if isinstance(origin, Entry):
-                entries, first = tables[origin.table][origin.line], self._inputs.line[origin.table, origin.line]
-                if len(entries) != origin.entries:
-                    raise ValueError(f"table {origin.table} has {len(entries)} entries in place of {origin.entries}")
-                memory[first : first + len(entries)] = entries
-        return memory
-
-    def __call__(self, columns: Sequence[np.ndarray], tables: np.ndarray | None = None) -> np.ndarray:
-        """The results of a list, [result, configuration], from its columns and what is `packed` of the tables."""
+    def __call__(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """The results of a list, [result, configuration], from its columns."""
         kinds = [np.dtype(np.int32) if column.whole else self.real for column in self.columns]
         columns = [np.ascontiguousarray(column, kind) for column, kind in zip(columns, kinds, strict=True)]
         lanes, count = self._target.lanes, len(columns[0])
         whole = count // lanes * lanes
         results = np.empty((self.results, whole + lanes), self.real)
-        tables = self.packed(()) if tables is None else tables
         if whole:
-            self._run(whole, columns, tables, results)
+            self._run(whole, columns, results)
         if count > whole:
             filled = np.minimum(np.arange(whole, whole + lanes), count - 1)
-            self._run(lanes, [column[filled] for column in columns], tables, results[:, whole:])
+            self._run(lanes, [column[filled] for column in columns], results[:, whole:])
         return results[:, :count]
 
-    def _run(self, count: int, columns: list[np.ndarray], tables: np.ndarray, results: np.ndarray) -> None:
+    def _run(self, count: int, columns: list[np.ndarray], results: np.ndarray) -> None:
         """Whole registers of configurations."""
         places = np.asarray([column.ctypes.data for column in columns], np.int64)
-        addresses = {"columns": places, "tables": tables, "given": self._given, "results": results}
+        addresses = {"columns": places, "tables": self._memory, "given": self._given, "results": results}
         given = {"count": count, "stride": results.strides[0] // self.real.itemsize}
         given |= {name: array.ctypes.data for name, array in addresses.items()}
         arguments = np.asarray([given[name] for name in ARGUMENTS], np.int64)
         self._library.functions["list"](arguments.ctypes.data)
 
 
-def _by_level(graph: Graph, results: list[int]) -> list[tuple[list[int], set[int]]]:
-    """The nodes of each loop that a product has, and which of them others need: what is fused within them, and so every
-    bit, is as it is there."""
-    found = levels(graph, results)
-    shared = {*found.inner_live, *found.chunk_needs}
-    each = [(found.row, shared), (found.chunk, {*found.chunk_live}), (found.batch, {*found.batch_live})]
-    return [(computed(graph, nodes), needed) for nodes, needed in [*each, (found.each, {*results})]]
+def _lines(graph: Graph, nodes: list[int], results: list[int], tables: dict[int, Table]) -> dict[int, list[int]]:
+    """By a table's axis the nodes that depend on it alone and that others, or the results, need."""
+    used = {operand for node in nodes if graph.names[node] != "input" for operand in graph.operands[node]}
+    return {mask: sorted(node for node in {*used, *results} if graph.masks[node] == mask) for mask in tables}
+
+
+def _entries(graph: Graph, lines: list[int], table: Table, lanes: int) -> np.ndarray:
+    """The values of nodes for each entry of a table, [node, entry], filled up to whole registers."""
+    count = table.entries
+    full = np.zeros((len(lines), -(-count // lanes) * lanes), graph.real)
+    if lines:
+        code = Listing(graph, lines)
+        full[:, :count] = code([table.values[place] for _, place in (column.name for column in code.columns)])
+    return full
+
+
+def _columns(inputs: _Inputs) -> list[Column]:
+    """The columns that are read, each once."""
+    return list(dict.fromkeys([*inputs.column.values(), *(table.index for table in inputs.tables.values())]))
 
 
 def _module(graph: Graph, results: list[int], inputs: _Inputs, target: Target) -> str:
@@ -154,10 +153,10 @@ def _module(graph: Graph, results: list[int], inputs: _Inputs, target: Target) -
     code = f.code
     count, stride = f.number("count"), f.number("stride")
     places, memory, given, out = (f.address(name) for name in ("columns", "tables", "given", "results"))
-    at_column = [
-        code.put(f"inttoptr i64 {code.load(places, str(index), 'i64', 8)} to ptr")
-        for index in range(len(inputs.column))
-    ]
+    bases = {
+        column: code.put(f"inttoptr i64 {code.load(places, str(index), 'i64', 8)} to ptr")
+        for index, column in enumerate(_columns(inputs))
+    }
     code.do("br label %next")
     code.label("next")
     code.do("%n = phi i64 [ 0, %entry ], [ %n_after, %each ]")
@@ -168,7 +167,7 @@ def _module(graph: Graph, results: list[int], inputs: _Inputs, target: Target) -
 
     def number(column: Column, kind: str) -> str:
         """A column's numbers as those of a kind."""
-        base = at_column[inputs.column[column]]
+        base = bases[column]
         if not column.whole:
             return code.from_real(code.vector_at(base, "%n"), kind)
         if column not in read:
@@ -178,25 +177,19 @@ def _module(graph: Graph, results: list[int], inputs: _Inputs, target: Target) -
     def load(node: int) -> str | None:
         if node in inputs.given:
             return code.from_real(code.spread_at(given, inputs.given[node]), graph.kinds[node])
-        origin = inputs.origins.get(node)
-        if origin is None:
-            return None
-        if isinstance(origin, Column):
-            return number(origin, graph.kinds[node])
-        assert isinstance(origin, Entry)
-        line = code.at(memory, str(inputs.line[origin.table, origin.line]), target.scalar)
-        return code.from_real(code.picked(line, number(origin.index, "i"), origin.entries), graph.kinds[node])
+        if node in inputs.line:
+            table = inputs.tables[graph.masks[node]]
+            line = code.at(memory, str(inputs.line[node]), target.scalar)
+            found = code.picked(line, number(table.index, "i"), table.entries)
+            return code.from_real(found, graph.kinds[node])
+        return number(inputs.column[node], graph.kinds[node]) if node in inputs.column else None
 
-    names: dict[int, str] = {}
-
-    def known_or_loaded(node: int) -> str | None:
-        return names.get(node) or load(node)
-
-    for level, needed in _by_level(graph, results):
-        names |= code.compute(level, known_or_loaded, needed)
+    parts = [part for loop in steps(graph, levels(graph, results), results).values() for part in loop]
+    own = [([node for node in nodes if graph.masks[node] not in inputs.tables], needed) for nodes, needed in parts]
+    names = code.compute_parts(own, load)
     for index, node in enumerate(results):
         literal = graph.literal[node]
-        value = target.splat(graph.values[node], graph.kinds[node]) if literal else known_or_loaded(node)
+        value = target.splat(graph.values[node], graph.kinds[node]) if literal else names.get(node) or load(node)
         at = code.put(f"add i64 {code.put(f'mul i64 {stride}, {index}')}, %n")
         code.keep(code.as_real(str(value), graph.kinds[node]), out, at)
     code.do(f"%n_after = add i64 %n, {target.lanes}")

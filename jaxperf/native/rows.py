@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .code import Code, Target
 from .graph import CHUNK, Graph
-from .levels import Function, Levels, computed
+from .levels import Function, Levels, computed, steps
 
 ROW_ARGUMENTS = ("count", "stride", "rows", "given", "live", "chunks", "chunk_values", "chunk_live")
 """What `rows` is called with: places in an array of 64-bit numbers and addresses."""
@@ -38,7 +38,7 @@ def rows_function(graph: Graph, found: Levels, places: dict[int, int], target: T
         begin = code.put(f"add i64 {begin}, %r")
         return code.from_real(code.vector_at(rows, begin), graph.kinds[node])
 
-    names = code.compute(computed(graph, found.row), row_input, set(shared))
+    names = code.compute_parts(steps(graph, found, [])["row"], row_input)
     for node in shared:
         value = names.get(node) or row_input(node)
         code.keep(code.as_real(str(value), graph.kinds[node]), shared_at, str(place[node] * lanes))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..native.graph import BATCH, CHUNK, ROW
+from ..native.graph import BATCH, CHUNK, FORMATS, ROW, ROWS, SYSTEM
 from ..native.jit import target
 from ..native.kernel import Batches, Kernel, Unfolded, unfolded
 from ..native.listing import Listing
@@ -36,6 +36,10 @@ LARGE = 2**24
 
 MOST_KEPT = 2**24
 """Inputs of all rows of groups that are kept, all groups together, at most."""
+
+
+MASKS = {"system": SYSTEM, "efficiency": SYSTEM, "precision": FORMATS}
+"""The axes of the tables that rows take their inputs from; the others' is the rows' own."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Kernels:
             size, results = np.ones((), real), self.results or partial(scores_and_fields, self.wanted)
             self.tape, _ = record(results, fixed, one, (size, np.ones((), bool)), size)
         if group.model not in self.made:
-            leaves, rows = jax.tree.leaves(fixed), len(jax.tree.leaves(one))
+            leaves = jax.tree.leaves(fixed)
+            rows = [MASKS.get(name, ROW) for name in sorted(one) for _ in jax.tree.leaves(one[name])]
             self.unfolded[group.model] = unfolded(self.tape, leaves, rows, 2, real)
             effort = 2 if self.prepared.configurations > LARGE else 0
             self.made[group.model] = Kernel(
@@ -121,13 +126,14 @@ class Kernels:
             if group.model not in self.listings:
                 first = len(self.wanted)
                 chosen = list(range(first, first + len(FIELDS)))
-                self.listings[group.model] = Listing(self.unfolded[group.model], chosen)
+                program = self.unfolded[group.model]
+                self.listings[group.model] = Listing(program.graph, [program.results[index] for index in chosen])
         listing = self.listings[group.model]
         keys = [column.name for column in listing.columns]
-        places = [place for mask, place in keys if mask == ROW]
+        places = [place for mask, place in keys if mask & ROWS]
         rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))
         given = {(BATCH, 0): batch, (BATCH, 1): np.ones(len(batch)), (CHUNK, 0): chunk}
-        columns = [next(rows)[: len(row)] if key[0] == ROW else given[key] for key in keys]
+        columns = [next(rows)[: len(row)] if key[0] & ROWS else given[key] for key in keys]
         return dict(zip(FIELDS, listing(columns), strict=True))
 
     def filled(self, kernel: Kernel, group: Group, part: Part) -> Batches:

@@ -7,57 +7,52 @@ from functools import partial
 
 import numpy as np
 
-from ..native.graph import BATCH, CHUNK
-from ..native.listing import Column, Entry, Listing, Origin
+from ..native.graph import BATCH, CHUNK, FORMATS, SYSTEM
+from ..native.listing import Column, Listing, Origin, Table
 from ..native.tiles import REASONS
-from .native import Kernels
+from .native import MASKS, Kernels
 from .space import DEGREES
 
 SEGMENT = 64
 """Neighbours that leave one highest score."""
 
-INDEX_OF = {"system": "system", "efficiency": "system", "precision": "precision"}
-"""Tables of a model's inputs, by the column that says which entry."""
 
-
-@dataclass(frozen=True)
-class Alone:
-    """Code that prices configurations one by one, and the memory of its tables."""
-
-    listing: Listing
-    memory: np.ndarray
-
-    def __call__(self, columns: dict[str, np.ndarray]) -> np.ndarray:
-        """Scores and, last, codes of a list by its columns: [result, configuration]."""
-        return self.listing([columns[str(column.name)] for column in self.listing.columns], self.memory)
-
-
-def alone(kernels: Kernels, index: int) -> Alone:
-    """The code for lists of a group's model and targets; made once."""
+def alone(kernels: Kernels, index: int) -> Listing:
+    """The code for lists of a group's model and targets: scores and, last, codes; made once."""
     bound = kernels.of(index)
     with kernels.lock:
         if index not in kernels.alone:
             program = kernels.unfolded[kernels.prepared.groups[index].model]
-            results = [*range(len(kernels.wanted)), len(program.results) - 1]
-            listing = Listing(program, results, partial(_origin, bound.tables), effort=1)
-            kernels.alone[index] = Alone(listing, listing.packed(list(bound.tables.values())))
+            results = [*program.results[: len(kernels.wanted)], program.results[-1]]
+            tables, origins = _sources(bound.tables)
+            kernels.alone[index] = Listing(program.graph, results, tables, partial(_origin, origins), effort=1)
         return kernels.alone[index]
 
 
-def _origin(tables: dict[str, np.ndarray], mask: int, place: int) -> Origin:
-    """Where an input of a group comes from: the rows' inputs are the numbers of all its tables in turn."""
+def _sources(tables: dict[str, np.ndarray]) -> tuple[dict[int, Table], dict[int, Origin]]:
+    """The tables of systems and of formats, by their axis; and where the other inputs of a row, which are the numbers
+    of all tables in turn, come from."""
+    values: dict[int, dict[int, np.ndarray]] = {SYSTEM: {}, FORMATS: {}}
+    origins: dict[int, Origin] = {}
+    place = 0
+    for name, table in tables.items():
+        own = {"degrees": DEGREES, "lengths": ("isl", "osl")}.get(name, ())
+        for number, line in enumerate(table):
+            if name in MASKS:
+                values[MASKS[name]][place] = line
+            else:
+                origins[place] = Column(own[number], whole=True) if number < len(own) else float(line[0])
+            place += 1
+    index = {SYSTEM: "system", FORMATS: "precision"}
+    return {mask: Table(Column(index[mask], whole=True), each) for mask, each in values.items()}, origins
+
+
+def _origin(rows: dict[int, Origin], mask: int, place: int) -> Origin:
     if mask == CHUNK:
         return Column("chunk", whole=True)
     if mask == BATCH:
         return Column("batch", whole=True) if place == 0 else 1.0
-    for number, (name, table) in enumerate(tables.items()):
-        if place < len(table):
-            if name in INDEX_OF:
-                return Entry(Column(INDEX_OF[name], whole=True), number, place, table.shape[1])
-            own = DEGREES if name == "degrees" else ("isl", "osl")
-            return Column(own[place], whole=True) if place < len(own) else float(table[place, 0])
-        place -= len(table)
-    raise AssertionError(f"no table has input {place} of a row")
+    return rows[place]
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,10 @@ class Unshared:
         return {name: int(column[segment * SEGMENT + place]) for name, column in self.columns.items()}
 
 
-def unshared(code: Alone, wanted: tuple[str, ...], columns: dict[str, np.ndarray]) -> Unshared:
+def unshared(code: Listing, wanted: tuple[str, ...], columns: dict[str, np.ndarray]) -> Unshared:
     """Prices every configuration of a list."""
     count = len(columns["batch"])
-    found = code(columns)
+    found = code([columns[str(column.name)] for column in code.columns])
     counts = np.zeros(REASONS, np.int64)
     left, reason = count, 0
     while left:

@@ -9,9 +9,9 @@ import pytest
 
 from jaxperf.native import jit
 from jaxperf.native.code import Code, Target
-from jaxperf.native.graph import BATCH, CHUNK, ROW, Graph
+from jaxperf.native.graph import BATCH, CHUNK, FORMATS, ROW, SYSTEM, Graph
 from jaxperf.native.kernel import Kernel, unfolded
-from jaxperf.native.listing import Column, Entry, Listing, own_columns
+from jaxperf.native.listing import Column, Listing, Table, own_columns
 from jaxperf.native.words import edges, pack, present
 from jaxperf.tape import NoKernelError, record
 
@@ -115,7 +115,7 @@ def kernel_and_reference():
     )
     one = {name: column[0] for name, column in rows.items()}
     tape, _ = record(toy, table.astype(real), one, (batches[0], np.ones((), bool)), chunks[0])
-    program = unfolded(tape, [table.astype(real)], 3, 2, real)
+    program = unfolded(tape, [table.astype(real)], [ROW, SYSTEM, FORMATS], 2, real)
     kernel = Kernel(program, [0, 1])
     lanes = kernel.target.lanes
     full = np.stack([np.resize(rows[name], -(-37 // lanes) * lanes) for name in ("a", "b", "k")])[kernel.inputs]
@@ -180,36 +180,50 @@ def test_sorted_words_give_the_product_bit_for_bit(kernel_and_reference):
     assert (found.counts[1], found.counts[7]) == (np.sum(codes == 0), np.sum(codes == 6))
 
 
-def test_a_list_is_what_the_product_gives(kernel_and_reference):
-    _, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
-    listing = Listing(program, [0, 1, 3])
+MASK = {"a": ROW, "b": SYSTEM, "k": FORMATS}
+
+
+def listed(rows, chunks, batches, count):
+    """Random configurations of the toy: where they are in the product, and their columns."""
     draw = np.random.default_rng(2)
-    row, chunk, batch = draw.integers(0, 37, 50), draw.integers(0, 3, 50), draw.integers(0, 70, 50)
-    columns = {(ROW, i): rows[name][row] for i, name in enumerate(("a", "b", "k"))}
-    columns |= {(BATCH, 0): batches[batch], (BATCH, 1): np.ones(50), (CHUNK, 0): chunks[chunk]}
+    row, chunk, batch = draw.integers(0, 37, count), draw.integers(0, 3, count), draw.integers(0, 70, count)
+    columns = {(MASK[name], place): rows[name][row] for place, name in enumerate(rows)}
+    columns |= {(BATCH, 0): batches[batch], (BATCH, 1): np.ones(count), (CHUNK, 0): chunks[chunk]}
+    return (row, chunk, batch), columns
+
+
+@pytest.mark.parametrize("count", [5, 101])
+def test_a_list_is_what_the_product_gives(kernel_and_reference, count):
+    kernel, program, shared, filled, expected, axes = kernel_and_reference
+    listing = Listing(program.graph, [program.results[index] for index in (0, 1, 3)])
+    places, columns = listed(*axes, count)
     found = listing([columns[each.name] for each in listing.columns])
     for place, index in enumerate((0, 1, 3)):
-        np.testing.assert_allclose(found[place], expected[index][row, chunk, batch], rtol=1e-5)
+        np.testing.assert_allclose(found[place], expected[index][places], rtol=1e-5)
+    whole = kernel.block(shared, filled, everything=True)
+    listing = Listing(program.graph, [program.results[index] for index in (0, 1, -1)])
+    found = listing([columns[each.name] for each in listing.columns])
+    np.testing.assert_array_equal(found[:2], whole.scores[:, *places])
+    np.testing.assert_array_equal(found[2], whole.reasons[places])
 
 
 @pytest.mark.parametrize("entries", [1, 3, 8, 16, 40])
 def test_entries_of_tables_are_what_columns_would_say(kernel_and_reference, entries):
-    program = kernel_and_reference[1]
-    which = Column("which", whole=True)
-    origins = {(ROW, 0): Entry(which, 0, 0, entries), (ROW, 2): Entry(which, 0, 1, entries), (BATCH, 1): 1.0}
-    origins[CHUNK, 0] = Column((CHUNK, 0), whole=True)
-    plain = Listing(program, [0, 1, 3])
-    tabled = Listing(program, [0, 1, 3], lambda *key: origins.get(key) or own_columns(*key))
-    draw = np.random.default_rng(entries)
-    table, index = draw.uniform(1, 9, (2, entries)), draw.integers(0, entries, 101)
-    columns = {(ROW, 0): table[0, index], (ROW, 1): draw.uniform(1, 9, 101), (ROW, 2): table[1, index]}
-    columns |= {(BATCH, 0): draw.integers(1, 70, 101), (BATCH, 1): np.ones(101), (CHUNK, 0): np.full(101, 256)}
-    columns["which"] = index
-    assert {column.name for column in tabled.columns} == {"which", (ROW, 1), (BATCH, 0), (CHUNK, 0)}
-    found = tabled([columns[each.name] for each in tabled.columns], tabled.packed([table]))
+    program, axes = kernel_and_reference[1], kernel_and_reference[-1]
+    results = [program.results[index] for index in (0, 1, 3)]
+    _, columns = listed(*axes, 101)
+    which = np.random.default_rng(entries).integers(0, entries, 101)
+    values = np.random.default_rng(0).uniform(1, 9, (2, entries))
+    columns |= {(SYSTEM, 1): values[0, which], (FORMATS, 2): values[1, which], "which": which}
+    index = Column("which", whole=True)
+    tables = {SYSTEM: Table(index, {1: values[0]}), FORMATS: Table(index, {2: values[1]})}
+    origins = {(BATCH, 1): 1.0, (BATCH, 0): Column((BATCH, 0), whole=True)}
+    plain = Listing(program.graph, results)
+    tabled = Listing(program.graph, results, tables, lambda *key: origins.get(key) or own_columns(*key))
+    assert {column.name for column in tabled.columns} == {"which", (ROW, 0), (BATCH, 0), (CHUNK, 0)}
+    assert 0 < tabled.flops < plain.flops
+    found = tabled([columns[each.name] for each in tabled.columns])
     np.testing.assert_array_equal(found, plain([columns[each.name] for each in plain.columns]))
-    with pytest.raises(ValueError, match=f"in place of {entries}"):
-        tabled.packed([np.ones((2, entries + 1))])
 
 
 def test_a_loop_of_unknown_length_has_no_scalar_form():
@@ -220,7 +234,7 @@ def test_a_loop_of_unknown_length_has_no_scalar_form():
     one = np.ones((), np.dtype(jnp.result_type(float)))
     tape, _ = record(endless, one, one, (one, np.ones((), bool)), one)
     with pytest.raises(NoKernelError, match="while"):
-        unfolded(tape, [one], 1, 2, one.dtype)
+        unfolded(tape, [one], [ROW], 2, one.dtype)
 
 
 def test_words_pack_and_part():
