@@ -79,7 +79,7 @@ def rtol() -> float:
 
 LONGEST = (
     *("test_search", "test_scan", "test_calibrate", "test_notebooks"),
-    *("test_scan_cli", "test_groups", "test_options"),
+    *("test_scan_cli", "test_groups", "test_options", "test_exact", "test_resume", "test_reductions"),
 )
 """Modules that take a worker a minute or more: they begin first, so that no worker is left alone with one."""
 

@@ -112,16 +112,18 @@ def product(work: Work, reduction: str, describe: bool) -> dict[str, Any]:
 
 
 def product_flops(space: Space, keep: Keep) -> dict[str, Any]:
-    """FLOPs that a scan executes for each configuration, padding of runs included, reductions not."""
+    """FLOPs that a scan executes for each configuration, padding of runs included, reductions not; operations in each
+    loop of each model's code."""
     prepared = prepare(space)
-    kernels, done = Kernels(prepared, wanted_metrics(reductions(prepared, keep))), 0
+    kernels, done, nodes = Kernels(prepared, wanted_metrics(reductions(prepared, keep))), 0, {}
     for index, group in enumerate(prepared.groups):
         kernel, rows, chunks = kernels.of(index).kernel, len(group.rows), len(group.chunk)
         size = np.asarray(group.batch, kernel.real)
         batches = kernel.batches(np.stack([size, size]), np.zeros(2)).values.shape[1]
         of_row = kernel.flops["row"] + chunks * kernel.flops["chunk"]
         done += rows * (of_row + batches * (kernel.flops["batch"] + chunks * kernel.flops["each"]))
-    return {"flops_per_configuration": done / prepared.configurations}
+        nodes[group.model] = kernel.nodes
+    return {"flops_per_configuration": done / prepared.configurations, "operations_by_loop": nodes}
 
 
 def flat_list(prepared: Prepared, model: str, length: int, seed: int = 0) -> ConfigurationList:

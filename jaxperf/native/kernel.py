@@ -13,7 +13,7 @@ import numpy as np
 from ..tape import Tape
 from .graph import BATCH, CHUNK, KINDS, Graph
 from .jit import Library, library, target
-from .levels import ATTRIBUTES, Levels, flops, levels
+from .levels import ATTRIBUTES, Levels, computed, flops, levels
 from .product import module
 from .rows import ROW_ARGUMENTS
 from .segments import SEGMENT_ARGUMENTS, segments_function
@@ -91,7 +91,8 @@ class Kernel:
 
     `inputs` are the places of the rows' inputs that it reads. Of the results, those of `scores` and the last are
     computed. `effort` is LLVM's (see `jit.library`). `flops` are those of a row, of a chunk of a row, of a batch of a
-    row, and of each configuration besides. With `total`, runs leave sums of scores in place of the highest.
+    row, and of each configuration besides, and `nodes` the operations of these loops. With `total`, runs leave sums of
+    scores in place of the highest.
     """
 
     def __init__(self, program: Unfolded, scores: list[int], effort: int = 2, total: bool = False) -> None:
@@ -106,7 +107,9 @@ class Kernel:
         places = {place: index for index, place in enumerate(self.inputs)}
         text = module(graph, found, chosen, program.results[-1], places, self.target, total)
         self.library: Library = library(text, ("rows", "tiles"), effort)
-        self.flops = {name: flops(graph, getattr(found, name)) for name in ("row", "chunk", "batch", "each")}
+        loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "batch", "each")}
+        self.flops = {name: flops(graph, nodes) for name, nodes in loops.items()}
+        self.nodes = {name: len(nodes) for name, nodes in loops.items()}
         self._sorted = partial(_sorted_library, graph, found, chosen, program.results[-1], effort)
 
     def share(self, rows: np.ndarray, count: int, chunks: np.ndarray) -> Shared:
