@@ -34,6 +34,30 @@ FIELDS = (
 LARGE = 2**24
 """Configurations of a space from which on fast code is worth the time that it takes to make."""
 
+MOST_RECENT = 64
+"""Tapes, their scalar forms and kernels that are kept for the next scan, at most."""
+
+
+class Recent:
+    """What was made of late, by key; the oldest goes when there are more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held, self.lock = most, {}, threading.Lock()
+
+    def __call__(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What belongs to a key: what is there, or what `make` gives."""
+        with self.lock:
+            found = self.held.pop(key, None)
+        found = make() if found is None else found
+        with self.lock:
+            self.held[key] = found
+            while len(self.held) > self.most:
+                self.held.pop(next(iter(self.held)))
+        return found
+
+
+RECENT = Recent(MOST_RECENT)
+
 MOST_KEPT = 2**24
 """Inputs of all rows of groups that are kept, all groups together, at most."""
 
@@ -64,18 +88,17 @@ class Bound:
 
 @dataclass
 class Kernels:
-    """The kernels of a scan, made when they are first asked for: one a model, and one tape for all. `results` are what
-    they compute, in place of `scores_and_fields`; with `total`, runs leave sums of scores in place of the highest.
+    """The kernels of a scan, made when they are first asked for, or there since another scan: one a model. `results`
+    are what they compute, in place of `scores_and_fields`; with `total`, runs leave sums of scores, not the highest.
     `seconds` is what making them all took [s]."""
 
     prepared: Prepared
     wanted: tuple[str, ...]
     results: Callable[..., list[Any]] | None = None
     total: bool = False
-    tape: Tape | None = None
     unfolded: dict[str, Unfolded] = field(default_factory=dict)
     made: dict[str, Kernel] = field(default_factory=dict)
-    listings: dict[str, Listing] = field(default_factory=dict)
+    keys: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     bound: dict[int, Bound] = field(default_factory=dict)
     alone: dict[int, Any] = field(default_factory=dict)
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
@@ -103,32 +126,37 @@ class Kernels:
         model, inputs = group_inputs(self.prepared, index)
         real = np.dtype(jnp.result_type(float))
         stacked = _stacked(self.prepared, group, inputs)
-        one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items()}
-        fixed = model, inputs.engine
-        if self.tape is None:
-            size, results = np.ones((), real), self.results or partial(scores_and_fields, self.wanted)
-            self.tape, _ = record(results, fixed, one, (size, np.ones((), bool)), size)
         if group.model not in self.made:
-            leaves = jax.tree.leaves(fixed)
-            rows = [MASKS.get(name, ROW) for name in sorted(one) for _ in jax.tree.leaves(one[name])]
-            self.unfolded[group.model] = unfolded(self.tape, leaves, rows, 2, real)
-            effort = 2 if self.prepared.configurations > LARGE else 0
-            self.made[group.model] = Kernel(
-                self.unfolded[group.model], list(range(len(self.wanted))), effort, self.total
-            )
+            one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items()}
+            self._make(group.model, (model, inputs.engine), one, real)
         tables = {name: _table(stacked[name], real) for name in sorted(stacked)}  # as JAX orders the keys of a dict
         return Bound(self.made[group.model], tables, sources(tables, self.made[group.model].inputs))
+
+    def _make(self, name: str, fixed: Any, row: dict[str, Any], real: np.dtype) -> None:
+        """The kernel of a model, of which each part may be there since another scan."""
+        size = np.ones((), real)
+        arguments = fixed, row, (size, np.ones((), bool)), size
+        leaves, structure = jax.tree.flatten(arguments)
+        kinds = tuple((leaf.shape, leaf.dtype.str) for leaf in map(np.asarray, leaves))
+        traced = self.results or self.wanted, engine.evaluate, structure, kinds, real.str
+        results = self.results or partial(scores_and_fields, self.wanted)
+        tape: Tape = RECENT(("tape", *traced), lambda: record(results, *arguments)[0])
+        known = [np.asarray(leaf) for leaf in jax.tree.leaves(fixed)]
+        rows = [MASKS.get(name, ROW) for name in sorted(row) for _ in jax.tree.leaves(row[name])]
+        self.keys[name] = its = *traced, tuple(leaf.tobytes() for leaf in known)
+        self.unfolded[name] = program = RECENT(("unfolded", *its), lambda: unfolded(tape, known, rows, 2, real))
+        effort = 2 if self.prepared.configurations > LARGE else 0
+        scores = list(range(len(self.wanted)))
+        self.made[name] = RECENT(
+            ("kernel", *its, effort, self.total), lambda: Kernel(program, scores, effort, self.total)
+        )
 
     def metrics(self, index: int, row: np.ndarray, batch: np.ndarray, chunk: np.ndarray) -> dict[str, np.ndarray]:
         """`FIELDS` of configurations of a group by their rows' numbers, batches and chunks."""
         bound, group = self.of(index), self.prepared.groups[index]
-        with self.lock:
-            if group.model not in self.listings:
-                first = len(self.wanted)
-                chosen = list(range(first, first + len(FIELDS)))
-                program = self.unfolded[group.model]
-                self.listings[group.model] = Listing(program.graph, [program.results[index] for index in chosen])
-        listing = self.listings[group.model]
+        program, first = self.unfolded[group.model], len(self.wanted)
+        chosen = program.results[first : first + len(FIELDS)]
+        listing: Listing = RECENT(("fields", *self.keys[group.model]), lambda: Listing(program.graph, chosen))
         keys = [column.name for column in listing.columns]
         places = [place for mask, place in keys if mask & ROWS]
         rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))

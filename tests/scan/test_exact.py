@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 
 import jax
@@ -82,15 +83,33 @@ def sorted_frontier(first, second):
 
 
 def surface(points):
-    """The same for three metrics: point by point against those that come before it in lexicographic order."""
+    """The same for three metrics: point by point against those that come before it in lexicographic order. Of these the
+    staircase is kept: rising second metrics, falling third ones."""
     order = np.lexsort((np.arange(len(points)), -points[:, 2], -points[:, 1], -points[:, 0]))
-    kept = np.zeros((0, 2))
-    found = []
-    for index in order[points[order, 0] > -np.inf]:
-        if not np.any(np.all(kept >= points[index, 1:], axis=1)):
-            found.append(index)
-            kept = np.vstack([kept[~np.all(kept <= points[index, 1:], axis=1)], points[index, 1:]])
-    return set(found)
+    order = order[points[order, 0] > -np.inf]
+    found, seconds, thirds = set(), [], []
+    for index, second, third in zip(order.tolist(), *points[order, 1:].T.tolist(), strict=True):
+        end = start = bisect.bisect_left(seconds, second)
+        if end < len(seconds) and thirds[end] >= third:
+            continue
+        found.add(index)
+        end += end < len(seconds) and seconds[end] == second
+        while start > 0 and thirds[start - 1] <= third:
+            start -= 1
+        seconds[start:end], thirds[start:end] = [second], [third]
+    return found
+
+
+def test_the_surface_is_the_definition():
+    points = np.random.default_rng(0).integers(0, 7, (400, 3)).astype(float)
+    points[::9, 0] = -np.inf
+    expected = set()
+    for index, point in enumerate(points):
+        above = np.all(points >= point, axis=1)
+        equal = np.all(points == point, axis=1)
+        if point[0] > -np.inf and not np.any(above & ~equal) and np.argmax(equal) == index:
+            expected.add(index)
+    assert surface(points) == expected
 
 
 def check(seed, backend):

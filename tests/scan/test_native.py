@@ -210,6 +210,7 @@ def test_what_has_no_code_falls_back_to_xla_unless_native_is_asked_for(monkeypat
         raise NoKernelError("no kernel for a primitive of next year")
 
     monkeypatch.setattr(native, "record", nothing)
+    monkeypatch.setattr(native, "RECENT", native.Recent(9))
     small = {"models": ["llama-3.1-8b"], "systems": ["h100-sxm-8"], "workloads": [[64, 8]], "batch": [1, 2]}
     with pytest.raises(InputError, match="primitive of next year; expected xla"):
         scan(small, backend="native")
@@ -238,6 +239,7 @@ def test_models_alike_share_their_code(monkeypatch):
     original = jit.Library.__init__
     monkeypatch.setattr(jit.Library, "__init__", lambda self, *given: made.append(given) or original(self, *given))
     jit.library.cache_clear()
+    monkeypatch.setattr(native, "RECENT", native.Recent(99))
     space = SPACE | {"models": ["llama-3.1-8b", "llama-3.1-70b", "llama-2-70b"], "batch": [1, 2]}
     kernels = Kernels(prepare(build_space(space, "t")), WANTED)
     for index in range(6):
