@@ -1,6 +1,4 @@
-"""A scan whose model of costs is a toy that compiles at once, for tests of everything around it; run as a program.
-
-`python toy.py '{"journal": "...", "resume": true}'` prints what the scan found, without times, as JSON."""
+"""A scan whose model of costs is a toy that compiles at once, for tests of everything around it."""
 
 from __future__ import annotations
 
@@ -105,9 +103,20 @@ def found(result: Any) -> dict:
     return document
 
 
-def main() -> None:
-    """One scan with the settings of the command line; `sleep` seconds after every block."""
-    settings = json.loads(sys.argv[1])
+def run(settings: dict[str, Any]) -> int:
+    """One scan with these settings; `sleep` seconds after every block. Prints what it found, without times, as JSON, or
+    what is wrong; the exit code."""
+    from jaxperf.errors import InputError
+
+    try:
+        _run(settings)
+    except InputError as error:
+        print(f"jaxperf: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(settings: dict[str, Any]) -> None:
     import jax
 
     if "devices" in settings:
@@ -131,13 +140,3 @@ def main() -> None:
     print(json.dumps(found(result) | {"resumed": result.resumed}))
     if join is not None:
         settings["processes"].leave()
-
-
-if __name__ == "__main__":
-    from jaxperf.errors import InputError
-
-    try:
-        main()
-    except InputError as error:
-        print(f"jaxperf: error: {error}", file=sys.stderr)
-        sys.exit(2)
