@@ -29,7 +29,7 @@ from jaxperf.compat.llm_perf import evaluate_cases as published_cases
 from jaxperf.compat.llm_perf.build import build_case, structure_of
 from jaxperf.compat.llm_perf.figures import figures
 from jaxperf.compat.llm_perf.specs import prepared
-from jaxperf.compiling import quick
+from jaxperf.compiling import mapped
 from jaxperf.load import deployment, evaluate_quick, load_model
 from jaxperf.phases.end_to_end import evaluate
 from jaxperf.phases.handoff import Link, disaggregated, handoff
@@ -126,7 +126,7 @@ def _published_program() -> Any:
         latency = found["decode"]["latency"]
         return latency["TTPS"] / case.layout.devices, latency["TPOT"], found["kv_paging"]["max_sequences"]
 
-    return quick(jax.vmap(one, in_axes=(None, 0)))
+    return mapped(one, (None, 0))
 
 
 def published_points(document: dict, layouts: Sequence[tuple[int, ...]] | None = None) -> list[Point]:
@@ -193,7 +193,7 @@ def _corrected_program() -> Any:
         found = evaluate(model, system, deployed, work)
         return found.decode_tokens_per_s, found.tpot, found.max_batch, found.ttft, found.feasible
 
-    return quick(jax.vmap(one, in_axes=(None, 0)))
+    return mapped(one, (None, 0))
 
 
 def corrected(document: dict, rows: Sequence[tuple], step_time: float = 0.0, overlap: float = 0.0) -> list[np.ndarray]:
