@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import jupytext
@@ -26,6 +27,8 @@ def test_notebook_runs(path, monkeypatch):
         assert any("TTFT" in text for text in texts)
         assert any("image/png" in text for text in texts)
         assert any("held-out MAPE" in text for text in texts)
+        [added] = re.findall(r"one more sequence adds (\d+) microseconds", " ".join(texts))
+        assert 110 < int(added) < 130  # a step with 65 sequences takes 120 microseconds longer than one with 64
 
 
 def test_there_are_notebooks():
