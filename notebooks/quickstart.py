@@ -33,7 +33,10 @@ print(
 deployment = jaxperf.deployment("llama-3.1-70b", tp=8)
 
 
-def tpot(batch, ops=jaxperf.Exact()):
+EXACT, SMOOTH = jaxperf.Exact(), jaxperf.Smooth(0.01)
+
+
+def tpot(batch, ops=EXACT):
     return jaxperf.evaluate(model, system, deployment, jaxperf.workload(2048, 256, batch), ops).tpot
 
 
@@ -41,7 +44,7 @@ batches = jax.numpy.asarray([1.0, 8.0, 32.0, 128.0, 512.0])
 print(1e3 * jax.jit(jax.vmap(tpot))(batches))
 
 # %% And differentiated: what one more sequence costs everybody. A batch is whole: its slope is that of a smooth model
-slope = jax.jit(jax.grad(tpot))(64.0, jaxperf.Smooth(0.01))
+slope = jax.jit(jax.grad(tpot))(64.0, SMOOTH)
 print(f"one more sequence adds {1e6 * slope:.0f} microseconds to every token")
 
 # %% Scan a space: every layout, batch and format, the exact Pareto frontier
