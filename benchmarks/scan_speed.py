@@ -10,7 +10,8 @@ Every case is a process of its own, so that its memory, its width and its cores 
     python benchmarks/scan_speed.py [--only product-max,flat-max] [--models N] [--repeats N] [--json FILE] [--full]
 
 Without `--full`, other widths and one core are measured for `max` alone, and the gradient of the product alone.
-`python benchmarks/scan_speed.py --only product-pareto --models 6` is the whole default space of 348 million.
+`python benchmarks/scan_speed.py --only product-pareto --models 6` is the whole default space of 348 million. With
+`--merge` the cases of FILE that are not measured now stay; each says what it ran over.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,7 @@ def run_here(case: Case, work: Any) -> dict[str, Any]:
     else:
         found = (forms.product if kind == "product" else forms.flat)(work, rest, case.describe)
     versions = {"jaxperf": jaxperf.__version__, "jax": jax.__version__, "equinox": equinox.__version__}
+    versions["llvmlite"] = metadata.version("llvmlite")
     return found | {"device_kind": jax.devices()[0].device_kind, "versions": versions}
 
 
@@ -174,18 +178,34 @@ def line(found: dict[str, Any]) -> str:
     return head + ", ".join(parts)
 
 
-def document(results: list[dict[str, Any]], work: dict[str, Any]) -> dict[str, Any]:
-    """The results as JSON; the figures of the leading case (the frontier of the product, else the first) at the top."""
-    timed = [r for r in results if "runs" in r]
+def processor() -> str:
+    """The processor's name, as far as the system says."""
+    named = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        if os.path.exists("/proc/cpuinfo")
+        else None
+    )
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def document(results: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results as JSON, after those of `before` that are not measured anew; the figures of the leading case (the
+    frontier of the product, else the first) at the top."""
+
+    def name(found: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(found[key] for key in ("case", "dtype", "cores"))
+
+    measured = {name(r) for r in results}
+    plain = [r for r in before if name(r) not in measured]
+    plain += [{k: v for k, v in r.items() if k not in ("versions", "device_kind")} for r in results]
+    timed = [r for r in plain if "runs" in r]
     lead = next((r for r in timed if r["case"] == "product-pareto"), timed[0] if timed else {})
     some = next((r for r in results if "versions" in r), {})
     kept = ("case", "dtype", "cores", "configurations", "configurations_per_s", "peak_memory_bytes", "runs")
-    plain = [{k: v for k, v in r.items() if k not in ("versions", "device_kind")} for r in results]
     return {
         "date": str(date.today()),
-        "device": f"{some.get('device_kind', 'unknown')}, {all_cores()} cores, {platform.machine()}",
+        "device": f"{some.get('device_kind', 'unknown')}, {all_cores()} cores, {processor()}",
         "versions": some.get("versions", {}),
-        "work": work,
         "load_after": os.getloadavg()[0],
         **{key: lead[key] for key in kept if key in lead},
         "cases": plain,
@@ -213,6 +233,7 @@ def main() -> int:
     parser.add_argument("--cores", help="numbers of cores (default 1 and all)")
     parser.add_argument("--full", action="store_true", help="every case at every width and number of cores")
     parser.add_argument("--json", "--out", type=Path, metavar="FILE", dest="out", help="where to write the results")
+    parser.add_argument("--merge", action="store_true", help="keep the cases of FILE that are not measured now")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -237,10 +258,12 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     for case in plan:
         found = run_apart(case, work)
-        results.append(found if "failed" in found else with_shares(found, results))
+        results.append({"work": work} | (found if "failed" in found else with_shares(found, results)))
         print(line(results[-1]), flush=True)
     if arguments.out:
-        write_text(arguments.out, json.dumps(document(results, work), indent=2) + "\n")
+        kept = arguments.merge and arguments.out.exists()
+        before = json.loads(arguments.out.read_text(encoding="utf-8"))["cases"] if kept else []
+        write_text(arguments.out, json.dumps(document(results, before), indent=2) + "\n")
     return 1 if any("failed" in found for found in results) else 0
 
 
