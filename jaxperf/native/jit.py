@@ -117,7 +117,7 @@ class Library:
             self.functions[name].engine = self._engine  # pyright: ignore, the code lives as long as what calls it
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def library(text: str, names: tuple[str, ...], effort: int = 2) -> Library:
     """The machine code of a module; made once for each text. Without effort (0) it is made four times as fast and runs
     a few times as long; it gives the same numbers, bit for bit."""

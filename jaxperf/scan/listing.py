@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..native.kernel import Kernel, Shared
 from ..native.words import SPARE, edges, pack, present
+from .inputs import MOST_STACKED
 from .native import Kernels, gathered
 from .space import DEGREES
 from .unshared import Unshared, alone, unshared
@@ -36,12 +37,13 @@ class ConfigurationList:
     NAMES = ("batch", "chunk", "system", "precision", *DEGREES, "isl", "osl")
 
     def __post_init__(self) -> None:
-        lengths = {len(column) for column in self.columns.values()}
-        if set(self.columns) != set(self.NAMES) or len(lengths) != 1:
+        shapes = {np.shape(column) for column in self.columns.values()}
+        if set(self.columns) != set(self.NAMES) or len(shapes) != 1 or len(*shapes) != 1:
             raise InputError(f"configurations: expected columns of one length: {', '.join(self.NAMES)}")
         for name, column in self.columns.items():
-            if column.dtype != np.int32 or not column.flags.c_contiguous or (column.size and column.min() < 0):
-                raise InputError(f"configurations: {name}: expected int32 numbers from 0 up, one after another")
+            plain = type(column) is np.ndarray and column.dtype == np.int32 and column.flags.c_contiguous
+            if not plain or (column.size and column.min() < 0):
+                raise InputError(f"configurations: {name}: expected a NumPy array of int32 numbers from 0 up")
 
     def __len__(self) -> int:
         return len(self.columns["batch"])
@@ -70,24 +72,21 @@ class Packing:
 
 _RANKED = ("chunk", "isl", "osl")
 _LARGEST = 2**24
+"""What float32 counts up to without a gap."""
 
 
-def packing(columns: dict[str, np.ndarray]) -> Packing:
-    """How columns are packed. **Raises** `InputError` where a configuration does not fit in 63 bits."""
+def packing(columns: dict[str, np.ndarray]) -> Packing | None:
+    """How columns are packed; None where a configuration does not fit in 63 bits."""
     shifts, widths, ranks, values, first = {}, {}, {}, {}, 0
     for name in ConfigurationList.NAMES:
         largest = int(columns[name].max())
-        if largest >= _LARGEST:
-            raise InputError(f"configurations: {name}: {largest} is out of range; expected below {_LARGEST}")
         if name in _RANKED:
             seen = present(columns[name], largest)
             values[name], ranks[name] = np.flatnonzero(seen), (np.cumsum(seen) - 1).astype(np.int32)
             largest = len(values[name]) - 1
         shifts[name], widths[name] = first, max(largest.bit_length(), 1)
         first += widths[name]
-    if first > 63:
-        raise InputError(f"configurations: they take {first} bits; at most 63: fewer distinct values or a shorter list")
-    return Packing(shifts, widths, ranks, values)
+    return Packing(shifts, widths, ranks, values) if first <= 63 else None
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,10 @@ def _check(kernels: Kernels, index: int, columns: dict[str, np.ndarray]) -> None
     prepared = kernels.prepared
     if not len(columns["batch"]):
         raise InputError("configurations: there are none")
+    if prepared.hardware.variants == 1 and len(prepared.hardware.names) > MOST_STACKED:
+        raise InputError(
+            f"configurations: a list of {len(prepared.hardware.names)} systems; expected at most {MOST_STACKED}"
+        )
     if prepared.hardware.variants > 1:
         raise InputError("configurations: a list does not say which variant of a system is meant; expected no fields")
     limits = {"system": len(prepared.hardware.names)}
@@ -147,8 +150,9 @@ def _check(kernels: Kernels, index: int, columns: dict[str, np.ndarray]) -> None
         if int(columns[name].max()) >= limit:
             raise InputError(f"configurations: {name}: {columns[name].max()} is out of range; expected below {limit}")
     for name in ConfigurationList.NAMES:
-        if name not in limits and not int(columns[name].min()):
-            raise InputError(f"configurations: {name}: 0 is out of range; expected 1 or more")
+        for value in (int(columns[name].min()), int(columns[name].max())):
+            if name not in limits and not 0 < value < _LARGEST:
+                raise InputError(f"configurations: {name}: {value} is out of range; expected 1 to {_LARGEST - 1}")
 
 
 FEW = 20
@@ -184,18 +188,23 @@ def sharing(columns: dict[str, np.ndarray]) -> float:
 
 def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: int, end: int) -> Priced | Unshared:
     """Prices the configurations from `first` to `end` of a list, of the model and targets of a group: row by row, or
-    where fewer than `FEW` are expected to share one, each by itself, with the same figures, bit for bit.
+    where fewer than `FEW` are expected to share one, or 63 bits cannot tell them apart, each by itself, with the same
+    figures, bit for bit.
 
-    **Raises** `InputError` for a part without configurations, an index of a system or formats that are not there, a
-    degree, batch or length of 0, and a space whose systems have variants, which a list does not name.
+    **Raises** `InputError` for a part without configurations or beyond the list, an index of a system or formats that
+    are not there, a degree, batch or length of 0 or from 2²⁴ on, more than 1,024 systems, and a space whose systems
+    have variants, which a list does not name.
     """
-    bound = kernels.of(index)
-    kernel, names = bound.kernel, ConfigurationList.NAMES
+    if not 0 <= first <= end <= len(everything):
+        raise InputError(f"configurations: no part from {first} to {end} of {len(everything)}")
+    names = ConfigurationList.NAMES
     columns = {name: everything.columns[name][first:end] for name in names}
     _check(kernels, index, columns)
-    if sharing(columns) < FEW:
+    how = packing(columns) if sharing(columns) >= FEW else None
+    if how is None:
         return unshared(alone(kernels, index), kernels.wanted, columns)
-    how = packing(columns)
+    bound = kernels.of(index)
+    kernel = bound.kernel
     words = pack([columns[n] for n in names], [how.ranks.get(n) for n in names], [how.shifts[n] for n in names])
     words.sort()
     begins = edges(words, how.shifts["system"])

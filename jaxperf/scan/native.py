@@ -34,7 +34,7 @@ FIELDS = (
 LARGE = 2**24
 """Configurations of a space from which on fast code is worth the time that it takes to make."""
 
-MOST_RECENT = 64
+MOST_RECENT = 32
 """Tapes, their scalar forms and kernels that are kept for the next scan, at most."""
 
 
@@ -138,7 +138,7 @@ class Kernels:
         arguments = fixed, row, (size, np.ones((), bool)), size
         leaves, structure = jax.tree.flatten(arguments)
         kinds = tuple((leaf.shape, leaf.dtype.str) for leaf in map(np.asarray, leaves))
-        traced = self.results or self.wanted, engine.evaluate, structure, kinds, real.str
+        traced = self.results, self.wanted, engine.evaluate, structure, kinds, real.str
         results = self.results or partial(scores_and_fields, self.wanted)
         tape: Tape = RECENT(("tape", *traced), lambda: record(results, *arguments)[0])
         known = [np.asarray(leaf) for leaf in jax.tree.leaves(fixed)]

@@ -160,19 +160,23 @@ def test_a_sample_tells_how_many_configurations_share_a_row():
         assert (sharing(together) > FEW) == (count / len(np.unique(row)) > FEW)
 
 
-def test_lists_that_cannot_be_are_refused():
+def test_lists_that_cannot_be_are_refused(monkeypatch):
     good = {name: np.ones(4, np.int32) for name in ConfigurationList.NAMES}
     for wrong, said in (
         ({"batch": np.ones(3, np.int32)}, "one length"),
         ({"batch": np.ones(4)}, "int32"),
+        ({"batch": [1, 2, 3, 4]}, "NumPy array"),
+        ({"batch": None}, "one length"),
+        ({"batch": np.ones((4, 3), np.int32)}, "one length"),
+        ({"batch": np.ma.ones(4, np.int32)}, "NumPy array"),
         ({"tp": -np.ones(4, np.int32)}, "from 0 up"),
     ):
         with pytest.raises(InputError, match=said):
             ConfigurationList(good | wrong)
     with pytest.raises(InputError, match="one length"):
         ConfigurationList({"batch": np.ones(4, np.int32)})
-    with pytest.raises(InputError, match="out of range"):
-        packing(good | {"isl": np.full(4, 2**25, np.int32)})
+    with pytest.raises(InputError, match="one length"):
+        ConfigurationList({name: np.ones((4, 2), np.int32) for name in good})
     assert parts(0, 2) == []
     kernels = Kernels(prepare(build_space(SPACE, "t")), WANTED)
     zeros = good | {"system": np.zeros(4, np.int32), "precision": np.zeros(4, np.int32)}
@@ -180,6 +184,7 @@ def test_lists_that_cannot_be_are_refused():
         ({"system": np.full(4, 2, np.int32)}, "system: 2 is out of range; expected below 2"),
         ({"precision": np.full(4, 9, np.int32)}, "precision: 9 is out of range"),
         ({"batch": np.zeros(4, np.int32)}, "batch: 0 is out of range"),
+        ({"isl": np.full(4, 2**24, np.int32)}, "isl: 16777216 is out of range; expected 1 to 16777215"),
     ):
         with pytest.raises(InputError, match=said):
             priced(kernels, 0, ConfigurationList(zeros | wrong), 0, 4)
@@ -189,8 +194,25 @@ def test_lists_that_cannot_be_are_refused():
     varied = Kernels(prepare(build_space(SPACE | {"fields": {path: [1000, 2000]}}, "t")), WANTED)
     with pytest.raises(InputError, match="variant"):
         priced(varied, 0, ConfigurationList(zeros), 0, 4)
-    with pytest.raises(InputError, match="bits"):
-        packing(good | {name: np.full(4, 2**20, np.int32) for name in DEGREES})
+    for part in ((0, 5), (-3, 4), (3, 2)):
+        with pytest.raises(InputError, match="no part from"):
+            priced(kernels, 0, ConfigurationList(zeros), *part)
+    monkeypatch.setattr(listing, "MOST_STACKED", 1)
+    with pytest.raises(InputError, match="a list of 2 systems; expected at most 1"):
+        priced(kernels, 0, ConfigurationList(zeros), 0, 4)
+
+
+def test_what_does_not_fit_in_63_bits_is_priced_one_by_one(monkeypatch):
+    monkeypatch.setattr(listing, "FEW", 0)
+    kernels = Kernels(prepare(build_space(SPACE, "t")), WANTED)
+    good = {name: np.ones(4, np.int32) for name in ConfigurationList.NAMES}
+    good |= {"system": np.zeros(4, np.int32), "precision": np.zeros(4, np.int32)}
+    assert isinstance(priced(kernels, 0, ConfigurationList(good), 0, 4), Priced)
+    wide = good | {name: np.asarray([1, 1, 1, 2**20], np.int32) for name in DEGREES}
+    assert packing(wide) is None
+    found = priced(kernels, 0, ConfigurationList(wide), 0, 4)
+    assert isinstance(found, Unshared)
+    assert found.counts[1] == 3
 
 
 def test_what_cannot_be_native_says_why(monkeypatch):
