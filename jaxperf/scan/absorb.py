@@ -83,19 +83,19 @@ def _(reduction: Best, found: Found, block: Runs) -> Found:
     """Run after run from the highest, while one is no lower than the best that is known."""
     part = found.part
     heights = [block.highest(name).ravel() for name in reduction.metrics]
-    if all(height.max() < part["score"][index, 0, index] for index, height in enumerate(heights)):
-        return found
-    open_ = np.logical_and.reduce([height > -np.inf for height in heights])
     for index, height in enumerate(heights):
-        left = open_ & (height >= part["score"][index, 0, index])
-        while left.any():
-            places = np.flatnonzero(left & (height == height[left].max()))
-            left[places] = False
+        if height.max() < part["score"][index, 0, index]:
+            continue
+        left = np.flatnonzero(height >= part["score"][index, 0, index])
+        left = left[np.logical_and.reduce([each[left] > -np.inf for each in heights])]
+        while len(left):
+            highest = height[left] == height[left].max()
+            places, left = left[highest], left[~highest]
             for first in range(0, len(places), AT_ONCE):
                 points = block.points(places[first : first + AT_ONCE], reduction.metrics)
                 if len(points["row"]):
                     part = reduction.merge([part, _bests(reduction, points)])
-            left &= height >= part["score"][index, 0, index]
+            left = left[height[left] >= part["score"][index, 0, index]]
     return Found(part, part)
 
 

@@ -216,7 +216,8 @@ def gathered(sources: list[Source], inputs: int, columns: dict[str, Any], count:
         elif source.name in ("degrees", "lengths"):
             rows[source.into] = column[source.out]
         elif isinstance(column, np.ndarray):
-            rows[source.into] = source.table[:, column]
+            for into, line in zip(source.into, source.table, strict=True):
+                np.take(line, column, out=rows[into], mode="clip")
         else:
             rows[source.into] = _table(column, real)[source.out]
     return rows
