@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ..tape import NoKernelError
 from .graph import COMPARISONS, Graph
+from .target import Target
+from .text import Text
 
 Load = Callable[[int], str | None]
 """Where a node that is not of this code comes from: the name of its value, None where it is to be computed here."""
@@ -26,64 +25,12 @@ _REAL_TESTS = {"eq": "oeq", "ne": "une", "gt": "ogt", "ge": "oge", "lt": "olt", 
 _WHOLE_TESTS = {"eq": "eq", "ne": "ne", "gt": "sgt", "ge": "sge", "lt": "slt", "le": "sle"}
 
 
-@dataclass(frozen=True)
-class Target:
-    """What code is written for: the type of a `real`, how many of them a vector of the code holds (`lanes`; more than a
-    register's, so that there is always something to do while a result is waited for), the library's functions of
-    `called` lanes, a register's, by name (`functions`; those not there are called lane by lane), whether products and
-    sums fuse, and LLVM's name of the instruction that picks lanes of a register by whole numbers of `permuted` bits."""
-
-    real: np.dtype
-    lanes: int
-    called: int = 1
-    functions: dict[str, str] = field(default_factory=dict)
-    fused: bool = False
-    permute: str = ""
-    permuted: int = 32
-
-    @property
-    def scalar(self) -> str:
-        """LLVM's name of a real."""
-        return "float" if self.real.itemsize == 4 else "double"
-
-    @property
-    def suffix(self) -> str:
-        """What intrinsics on vectors of reals are called by."""
-        return f"v{self.lanes}f{8 * self.real.itemsize}"
-
-    def vector(self, kind: str = "f") -> str:
-        """LLVM's name of a vector of numbers of one kind."""
-        return f"<{self.lanes} x {({'f': self.scalar, 'i': 'i32', 'b': 'i1'})[kind]}>"
-
-    def literal(self, value: Any) -> str:
-        """A number as LLVM reads it: reals by their bits."""
-        if np.asarray(value).dtype.kind == "f":
-            return f"0x{struct.unpack('>Q', struct.pack('>d', float(self.real.type(value))))[0]:016X}"
-        return str(int(value))
-
-    def splat(self, value: Any, kind: str) -> str:
-        """A vector of one number."""
-        of = {"f": self.scalar, "i": "i32", "b": "i1"}[kind]
-        return "<" + ", ".join([f"{of} {self.literal(value)}"] * self.lanes) + ">"
-
-
-class Code:
+class Code(Text):
     """Lines of one function, and the names of the values that they compute."""
 
     def __init__(self, graph: Graph, target: Target, declared: set[str]) -> None:
-        self.graph, self.target, self.declared = graph, target, declared
-        self.lines: list[str] = []
-        self.count = 0
-
-    def put(self, text: str) -> str:
-        """A line that gives a value; its name."""
-        self.count += 1
-        self.lines.append(f"  %v{self.count} = {text}")
-        return f"%v{self.count}"
-
-    def do(self, text: str) -> None:
-        """A line that gives nothing."""
-        self.lines.append("  " + text)
+        super().__init__(declared)
+        self.graph, self.target = graph, target
 
     def label(self, name: str) -> None:
         """The beginning of a block."""
@@ -219,12 +166,10 @@ class Code:
         graph, t = self.graph, self.target
         left, right = graph.operands[node]
         minus = graph.names[node] == "sub"
-        intrinsic = f"@llvm.fma.{t.suffix}"
         v = t.vector()
-        self.declared.add(f"declare {v} {intrinsic}({v}, {v}, {v})")
 
         def call(a: str, b: str, c: str) -> str:
-            return self.put(f"call {v} {intrinsic}({v} {a}, {v} {b}, {v} {c})")
+            return self._intrinsic(f"fma.{t.suffix}", v, [a, b, c])
 
         if left in skipped:
             a, b = (name_of(each) for each in skipped.pop(left))
@@ -293,8 +238,7 @@ class Code:
         raise NoKernelError(f"no code for {name}")
 
     def _intrinsic(self, name: str, of: str, given: list[str]) -> str:
-        self.declared.add(f"declare {of} @llvm.{name}({', '.join([of] * len(given))})")
-        return self.put(f"call {of} @llvm.{name}({', '.join(f'{of} {each}' for each in given)})")
+        return self.call(f"llvm.{name}", of, given)
 
     def _power(self, value: str, exponent: int) -> str:
         t = self.target
@@ -315,18 +259,16 @@ class Code:
             return self._exponential(given[0])
         if name in t.functions:
             symbol, v = t.functions[name], f"<{t.called} x {t.scalar}>"
-            self.declared.add(f"declare {v} @{symbol}({', '.join([v] * len(given))})")
             parts = []
             for first in range(0, t.lanes, t.called):
                 cut = [self._lanes(each, t.lanes, range(first, first + t.called)) for each in given]
-                parts.append(self.put(f"call {v} @{symbol}({', '.join(f'{v} {each}' for each in cut)})"))
+                parts.append(self.call(symbol, v, cut))
             return self._joined(parts, t.called)
         symbol = scalar_function(name, t.real)
-        self.declared.add(f"declare {t.scalar} @{symbol}({', '.join([t.scalar] * len(given))})")
         result = "poison"
         for lane in range(t.lanes):
             parts = [self.put(f"extractelement {v} {each}, i64 {lane}") for each in given]
-            found = self.put(f"call {t.scalar} @{symbol}({', '.join(f'{t.scalar} {part}' for part in parts)})")
+            found = self.call(symbol, t.scalar, parts)
             result = self.put(f"insertelement {v} {result}, {t.scalar} {found}, i64 {lane}")
         return result
 

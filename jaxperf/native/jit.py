@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..tape import NoKernelError
-from .code import CALLED, Target, scalar_function
+from .code import CALLED, scalar_function
+from .target import Target
 
 Function = Callable[[int], None]
 """A compiled function of the address of its arguments."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..tape import NoKernelError
-from .code import CALLED, Code, Target
+from .code import CALLED, Code
 from .graph import BATCH, CHUNK, FORMATS, ROWS, SYSTEM, Graph
+from .target import Target
 
 ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
 """Of all functions."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 
 from ..tape import NoKernelError
+from .text import Text, real_literal
 
 TYPES = {"float64": "double", "float32": "float", "int64": "i64", "int32": "i32", "uint32": "i32", "bool": "i1"}
 """LLVM's names of types."""
@@ -45,33 +45,12 @@ _MULTIPLIED = 3
 def literal(kind: str, value: Any) -> str:
     """A number as LLVM reads it: reals by their bits."""
     if kind.startswith("float"):
-        return f"0x{struct.unpack('>Q', struct.pack('>d', float(value)))[0]:016X}"
+        return real_literal(value)
     return str(int(value))
 
 
-class Lines:
-    """Lines of one function; `declared` are the functions of others that they call."""
-
-    def __init__(self, declared: set[str]) -> None:
-        self.lines: list[str] = []
-        self.declared = declared
-        self.count = 0
-
-    def put(self, text: str) -> str:
-        """A line that gives a value; its name."""
-        self.count += 1
-        self.lines.append(f"  %v{self.count} = {text}")
-        return f"%v{self.count}"
-
-    def do(self, text: str) -> None:
-        """A line that gives nothing."""
-        self.lines.append("  " + text)
-
-    def call(self, symbol: str, of: str, given: list[str], result: str | None = None) -> str:
-        """A call of a function of values of one type."""
-        result = result or of
-        self.declared.add(f"declare {result} @{symbol}({', '.join([of] * len(given))})")
-        return self.put(f"call {result} @{symbol}({', '.join(f'{of} {each}' for each in given)})")
+class Lines(Text):
+    """Lines of a function of scalars."""
 
     def operation(self, name: str, parameters: dict[str, Any], kind: str, given: list[str]) -> list[str]:
         """The values of an operation on values of a type (for choices and comparisons: that of what is compared)."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .code import Target
 from .graph import Graph
 from .jit import library, target
 from .levels import ATTRIBUTES, Function, flops, levels, steps
+from .target import Target
 
 ARGUMENTS = ("count", "columns", "tables", "given", "results", "stride")
 

@@ -7,10 +7,10 @@ asked for."""
 
 from __future__ import annotations
 
-from .code import Target
 from .graph import Graph
 from .levels import ATTRIBUTES, Levels
 from .rows import rows_function
+from .target import Target
 from .tiles import TILE_ARGUMENTS, tile_function
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .code import Code, Target
+from .code import Code
 from .graph import CHUNK, Graph
 from .levels import Function, Levels, computed, steps
+from .target import Target
 
 ROW_ARGUMENTS = ("count", "stride", "rows", "given", "live", "chunks", "chunk_values", "chunk_live")
 """What `rows` is called with: places in an array of 64-bit numbers and addresses."""

@@ -4,9 +4,10 @@ A configuration is a 64-bit word: what its row is in the upper bits, then the in
 
 from __future__ import annotations
 
-from .code import Code, Target
+from .code import Code
 from .graph import BATCH, Graph
 from .levels import Function, Levels, computed
+from .target import Target
 from .tiles import across, counted
 
 SEGMENT_ARGUMENTS = (

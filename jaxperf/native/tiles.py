@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .code import Code, Target
+from .code import Code
 from .graph import Graph
 from .levels import Function, Levels, computed
+from .target import Target
 
 MOST_VECTORS = 8
 """Vectors of a run, at most."""

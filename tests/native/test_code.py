@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxperf.native import jit
-from jaxperf.native.code import Code, Target
+from jaxperf.native.code import Code
 from jaxperf.native.graph import BATCH, CHUNK, FORMATS, ROW, SYSTEM, Graph
 from jaxperf.native.kernel import Kernel, unfolded
 from jaxperf.native.listing import Column, Listing, Table, own_columns
+from jaxperf.native.target import Target
 from jaxperf.native.words import edges, pack, present
 from jaxperf.tape import NoKernelError, record
 
