@@ -8,11 +8,7 @@ import importlib
 import json
 import os
 import pkgutil
-import signal
 import sys
-import warnings
-
-LONGEST_S = 300
 
 
 def serve() -> None:
@@ -21,6 +17,7 @@ def serve() -> None:
     import matplotlib.figure  # noqa: F401
 
     import jaxperf.cli
+    from tests.forking import fork
 
     for package in ("jaxperf", "jaxperf.cli", "jaxperf.scan", "jaxperf.search", "jaxperf.plots", "jaxperf.calibrate"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
@@ -29,25 +26,14 @@ def serve() -> None:
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # JAX warns of forks: here it has not started anything yet
-            child = os.fork()
+        child = fork(request["out"], request["err"])
         if not child:
-            signal.alarm(LONGEST_S)
             os.environ.update(request["environment"])
-            for path, mode, place in (
-                (os.devnull, os.O_RDONLY, 0),
-                (request["out"], _NEW, 1),
-                (request["err"], _NEW, 2),
-            ):
-                os.dup2(os.open(path, mode, 0o600), place)
             sys.argv = ["jaxperf", *request["words"]]
             sys.exit(jaxperf.cli.main(request["words"]))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 if __name__ == "__main__":
     serve()

@@ -8,11 +8,8 @@ import json
 import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
-
-LONGEST_S = 300
 
 
 def serve() -> None:
@@ -21,6 +18,7 @@ def serve() -> None:
 
     import jaxperf.scan.native
     import jaxperf.scan.runner  # noqa: F401
+    from tests.forking import fork
     from tests.scan import toy
 
     files: dict[int, Path] = {}
@@ -44,15 +42,9 @@ def serve() -> None:
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # JAX warns of forks: here it has not started anything yet
-            child = os.fork()
+        child = fork(request["out"], request["err"])
         if not child:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.alarm(LONGEST_S)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            for name, place in (("out", 1), ("err", 2)):
-                os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), place)
             sys.exit(toy.run(request["settings"]))
         files[child] = Path(request["code"])
         note()
