@@ -129,11 +129,9 @@ class Graph:
                 one = self.constant(self.real.type(1))
                 return self.apply("mul", (operands[0], self.apply("div", (one, operands[1]), "f")), "f")
         elif name == "select_n":
-            which, *cases = operands
-            if self.values[which] is not None:
-                return cases[int(self.values[which])]
-            if len(set(cases)) == 1:
-                return cases[0]
+            return self._selected(*operands)
+        elif name in COMPARISONS:
+            return self._compared(name, operands)
         elif name in ("and", "or") and self.kinds[operands[0]] == "b":
             for one, other in (operands, operands[::-1]):
                 if self.values[one] is not None:
@@ -142,10 +140,43 @@ class Graph:
                 return operands[0]
         return None
 
+    def _selected(self, which: int, *cases: int) -> int | None:
+        """What a choice is without being made. One within another that leaves the same literal is made at once, or, of
+        what belongs to an outer loop, there."""
+        if self.values[which] is not None:
+            return cases[int(self.values[which])]
+        if len(set(cases)) == 1:
+            return cases[0]
+        if self.kinds[which] != "b" or not self.literal[cases[0]]:
+            return None
+        left, case = cases
+        kind = self.kinds[case]
+        if self.names[which] == "and":
+            for inner, outer in (self.operands[which], self.operands[which][::-1]):
+                if self.masks[case] and self._is_outer(case, which) and self._is_outer(outer, which):
+                    case = self.apply("select_n", (outer, left, case), kind)
+                    return self.apply("select_n", (inner, left, case), kind)
+        if self.names[case] == "select_n" and self.operands[case][1] == left and not self._is_outer(case, which):
+            within, _, value = self.operands[case]
+            if self.kinds[within] == "b":
+                return self.apply("select_n", (self.apply("and", (which, within), "b"), left, value), kind)
+        return None
+
+    def _compared(self, name: str, operands: tuple[int, ...]) -> int | None:
+        """A comparison of a choice among literals with a literal: the flag of the choice, or its opposite."""
+        for place, node in enumerate(operands):
+            if self.names[node] == "select_n" and self.literal[operands[1 - place]]:
+                which, *cases = self.operands[node]
+                if self.kinds[which] == "b" and all(self.literal[case] for case in cases):
+                    found = [self.apply(name, (*operands[:place], case, *operands[place + 1 :]), "b") for case in cases]
+                    no, yes = (bool(self.values[each]) for each in found)
+                    return found[0] if no == yes else which if yes else self.apply("not", (which,), "b")
+        return None
+
     def _is_outer(self, node: int, other: int) -> bool:
         """Whether a node depends on some axes of another, but not on all of them."""
         mine, its = self.masks[node], self.masks[other]
-        return self.kinds[node] == "f" and mine != its and mine | its == its
+        return self.kinds[node] in "fb" and mine != its and mine | its == its
 
     def kind_of(self, name: str, operands: tuple[int, ...]) -> str:
         """The kind of number that an operation gives, where its name or its operands tell."""

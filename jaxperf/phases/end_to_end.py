@@ -244,16 +244,16 @@ def _layout_reason(
 
 def _reason(layout_reason: Scalar, workload: Workload, memory: DeviceMemory, ttft: Scalar, tpot: Scalar) -> Scalar:
     """The first reason in `REASONS` that applies, 0 when none does."""
-    found = _first(memory.overflow > 0, ttft > workload.slo.ttft, tpot > workload.slo.tpot)
     before = len(REASONS) - 4  # those of the layout
-    return choose(layout_reason > 0, layout_reason, choose(found > 0, found + before, 0.0))
+    found = _first(memory.overflow > 0, ttft > workload.slo.ttft, tpot > workload.slo.tpot, before=before)
+    return choose(layout_reason > 0, layout_reason, found)
 
 
-def _first(*checks: Scalar) -> Scalar:
-    """The number of the first check that is true, from 1; 0 when none is."""
+def _first(*checks: Scalar, before: int = 0) -> Scalar:
+    """The number of the first check that is true, from 1 and what is `before` them; 0 when none is."""
     number = 0.0
     for index in range(len(checks), 0, -1):
-        number = choose(checks[index - 1], float(index), number)
+        number = choose(checks[index - 1], float(before + index), number)
     return number
 
 

@@ -115,8 +115,8 @@ def priced(
 
 def judged(metrics: Metrics, real: Any, wanted: tuple[str, ...]) -> tuple[tuple[Any, ...], Any]:
     """Scores of the `wanted` metrics of one configuration, −∞ where it is not `real`, and its reason, then −1."""
-    # TTFT, TPOT and E2E all take part in what is feasible, so none of them can be left out.
-    sound = jnp.isfinite(metrics.ttft + metrics.tpot + metrics.e2e + metrics.memory.total)
+    # E2E, of which TTFT and TPOT are parts, takes part in what is feasible, so that none of them can be left out.
+    sound = jnp.isfinite(metrics.e2e + metrics.memory.total)
     values = [jnp.where(real & sound, score(metrics, name), -jnp.inf) for name in wanted]
     return tuple(values), jnp.where(real, metrics.reason, -1.0)
 
