@@ -11,14 +11,36 @@ from typing import Any
 import numpy as np
 
 from ..tape import Tape
+from .across import REASONS
 from .graph import BATCH, CHUNK, KINDS, Graph
 from .jit import Library, library, target
 from .levels import ATTRIBUTES, Levels, computed, flops, levels
 from .product import module
 from .rows import ROW_ARGUMENTS
 from .segments import SEGMENT_ARGUMENTS, segments_function
-from .tiles import MOST_VECTORS, REASONS, TILE_ARGUMENTS
+from .tiles import TILE_ARGUMENTS, most_vectors
 from .unfold import unfold
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Inputs of neighbouring `rows`, filled up to whole vectors: for each the address of its line of reals, and the
+    `steps` from a row's to the next one's, 0 where all rows have the same; the line is then one vector of it. `held` is
+    what the addresses point into."""
+
+    rows: int
+    addresses: np.ndarray
+    steps: np.ndarray
+    held: tuple[np.ndarray, ...]
+
+
+def lines(table: np.ndarray, first: int = 0, rows: int | None = None) -> Lines:
+    """The lines of a table [input, row], from the row `first` on."""
+    if table.strides[1] != table.itemsize:
+        raise ValueError("neighbouring rows must stand side by side")
+    addresses = table.ctypes.data + first * table.itemsize + table.strides[0] * np.arange(len(table), dtype=np.int64)
+    rows = table.shape[1] - first if rows is None else rows
+    return Lines(rows, addresses, np.ones(len(table), np.int64), (table,))
 
 
 @dataclass(frozen=True)
@@ -112,28 +134,21 @@ class Kernel:
         self.nodes = {name: len(nodes) for name, nodes in loops.items()}
         self._sorted = partial(_sorted_library, graph, found, chosen, program.results[-1], effort)
 
-    def share(self, rows: np.ndarray, count: int, chunks: np.ndarray) -> Shared:
+    def share(self, rows: Lines, count: int, chunks: np.ndarray) -> Shared:
         """Computes what belongs to rows, and to chunks of rows.
 
-        **Arguments:** the inputs of the `rows` that the kernel reads, [input, row], neighbouring rows side by side and
-        filled up to whole vectors, of which `count` are real; the `chunks`' sizes.
+        **Arguments:** the inputs of the `rows` that the kernel reads, of which `count` are real; the `chunks`' sizes.
         """
-        length, stride = rows.shape[1], rows.strides[0] // self.real.itemsize
-        if length % self.target.lanes or rows.dtype != self.real or rows.strides[1] != self.real.itemsize:
-            raise ValueError("rows must be filled up to whole vectors")
-        live = np.empty(length * self.live, self.real)
-        chunk_live = np.empty(length * len(chunks) * self.chunk_live, self.real)
-        sizes = np.ascontiguousarray(chunks, self.real)
-        given = {
-            "count": count,
-            "stride": stride,
-            "rows": rows.ctypes.data,
-            "given": self.given.ctypes.data,
-            "live": live.ctypes.data,
-            "chunks": len(chunks),
-            "chunk_values": sizes.ctypes.data,
-            "chunk_live": chunk_live.ctypes.data,
-        }
+        if rows.rows % self.target.lanes or len(rows.addresses) != len(self.inputs):
+            raise ValueError("rows must be filled up to whole vectors, and have all inputs")
+        if any(held.dtype != self.real for held in rows.held):
+            raise ValueError(f"rows must be {self.real}")
+        live = np.empty(rows.rows * self.live, self.real)
+        chunk_live = np.empty(rows.rows * len(chunks) * self.chunk_live, self.real)
+        arrays = {"lines": rows.addresses, "steps": rows.steps, "given": self.given, "live": live}
+        arrays |= {"chunk_values": np.ascontiguousarray(chunks, self.real), "chunk_live": chunk_live}
+        given = {"count": count, "chunks": len(chunks)}
+        given |= {name: array.ctypes.data for name, array in arrays.items()}
         arguments = np.asarray([given[name] for name in ROW_ARGUMENTS], np.int64)
         self.library.functions["rows"](arguments.ctypes.data)
         return Shared(count, len(chunks), live, chunk_live)
@@ -174,7 +189,7 @@ class Kernel:
     def batches(self, values: np.ndarray, filling: np.ndarray) -> Batches:
         """The batch-level inputs, [input, batch], filled up to whole runs."""
         lanes, count = self.target.lanes, values.shape[1]
-        vectors = min(-(-count // lanes), MOST_VECTORS, max(32 // lanes, 1))
+        vectors = min(-(-count // lanes), most_vectors(self.target))
         runs = -(-count // (lanes * vectors))
         full = np.empty((values.shape[0], runs * vectors * lanes), self.real)
         full[:, :count] = values

@@ -7,7 +7,7 @@ from .graph import CHUNK, Graph
 from .levels import Function, Levels, computed, steps
 from .target import Target
 
-ROW_ARGUMENTS = ("count", "stride", "rows", "given", "live", "chunks", "chunk_values", "chunk_live")
+ROW_ARGUMENTS = ("count", "lines", "steps", "given", "live", "chunks", "chunk_values", "chunk_live")
 """What `rows` is called with: places in an array of 64-bit numbers and addresses."""
 
 
@@ -18,8 +18,8 @@ def rows_function(graph: Graph, found: Levels, places: dict[int, int], target: T
     kept, shared, out = found.inner_live, [*found.inner_live, *found.chunk_needs], found.chunk_live
     place = {node: index for index, node in enumerate(shared)}
     given_place = {node: index for index, node in enumerate(found.given)}
-    count, stride, chunks = f.number("count"), f.number("stride"), f.number("chunks")
-    rows, given, live = f.address("rows"), f.address("given"), f.address("live")
+    count, chunks = f.number("count"), f.number("chunks")
+    lines, steps_of, given, live = (f.address(name) for name in ("lines", "steps", "given", "live"))
     sizes, chunk_live = f.address("chunk_values"), f.address("chunk_live")
     shared_at = code.put(f"alloca {t.scalar}, i64 {max(len(shared), 1) * lanes}, align 64")
     out_at = code.put(f"alloca {t.scalar}, i64 {max(len(out), 1) * lanes}, align 64")
@@ -35,9 +35,10 @@ def rows_function(graph: Graph, found: Levels, places: dict[int, int], target: T
             return code.spread_at(given, str(given_place[node]))
         if graph.names[node] != "input":
             return None
-        begin = code.put(f"mul i64 {stride}, {places[graph.operands[node][0]]}")
-        begin = code.put(f"add i64 {begin}, %r")
-        return code.from_real(code.vector_at(rows, begin), graph.kinds[node])
+        line = str(places[graph.operands[node][0]])
+        begin = code.put(f"mul i64 {code.load(steps_of, line, 'i64', 8)}, %r")
+        line = code.put(f"inttoptr i64 {code.load(lines, line, 'i64', 8)} to ptr")
+        return code.from_real(code.vector_at(line, begin), graph.kinds[node])
 
     names = code.compute_parts(steps(graph, found, [])["row"], row_input)
     for node in shared:

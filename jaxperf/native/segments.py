@@ -4,11 +4,11 @@ A configuration is a 64-bit word: what its row is in the upper bits, then the in
 
 from __future__ import annotations
 
+from .across import count, folded
 from .code import Code
 from .graph import BATCH, Graph
 from .levels import Function, Levels, computed
 from .target import Target
-from .tiles import across, counted
 
 SEGMENT_ARGUMENTS = (
     *("given", "live", "chunk_live", "chunks", "words", "batch_bits", "chunk_bits"),
@@ -109,31 +109,12 @@ def segments_function(
     code.do(f"store <{lanes} x i8> {narrow}, ptr {code.at(reasons, '%n', 'i8')}, align 1")
     code.do("br label %count")
     code.label("count")
-    first = code.put(f"extractelement {v} {code_of}, i64 0")
-    same = code.put(f"fcmp oeq {v} {code_of}, {code.spread(first)}")
-    flags = code.put(f"bitcast {t.vector('b')} {same} to i{lanes}")
-    alike = code.put(f"icmp eq i{lanes} {flags}, -1")
     code.do(f"%n_after = add i64 %n, {lanes}")
-    code.do(f"br i1 {alike}, label %alike, label %apart")
-    code.label("alike")
-    counted(code, counts, first, str(lanes))
-    code.do("br label %counted")
-    code.label("apart")
-    code.keep(code_of, codes_at, "0")
-    code.do("br label %next_one")
-    code.label("next_one")
-    code.do("%o = phi i64 [ 0, %apart ], [ %o_after, %one ]")
-    code.do(f"%more_ones = icmp slt i64 %o, {lanes}")
-    code.do("br i1 %more_ones, label %one, label %counted")
-    code.label("one")
-    counted(code, counts, code.load(codes_at, "%o", t.scalar, t.real.itemsize), "1")
-    code.do("%o_after = add i64 %o, 1")
-    code.do("br label %next_one")
+    count(code, counts, code_of, codes_at, "counted")
     code.label("counted")
     code.do("br label %next_vector")
     code.label("done")
-    for place in range(len(scores)):
-        top = across(code, f"%top{place}", "ogt")
+    for place, top in enumerate(folded(code, [f"%top{place}" for place in range(len(scores))])):
         shift_by = code.put(f"mul i64 {segments}, {place}")
         address = code.at(highest, code.put(f"add i64 %s, {shift_by}"), t.scalar)
         code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")

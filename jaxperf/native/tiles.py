@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from .code import Code
+from .across import count, folded
+from .code import Load
 from .graph import Graph
 from .levels import Function, Levels, computed
 from .target import Target
 
-MOST_VECTORS = 8
-"""Vectors of a run, at most."""
-
-REASONS = 16
-"""Room for counts by reason: code −1 (padding) first."""
+RUN = 32
+"""Batches of a run, or as many as a vector has lanes where that is more."""
 
 TILE_ARGUMENTS = (
     "given",
@@ -39,189 +37,188 @@ TILE_ARGUMENTS = (
 """What `tiles` is called with: places in an array of 64-bit numbers and addresses."""
 
 
+def most_vectors(target: Target) -> int:
+    """Vectors of a run, at most."""
+    return max(RUN // target.lanes, 1)
+
+
 def tile_function(
     graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str], total: bool
 ) -> str:
     """`tile`: one run of batches of one row, for some chunks. Highest scores, or `total` ones, go to `heights` from
     %height on, every `runs` further a chunk; all scores, where they are asked for, to `scores` from %score on, a run's
     length further."""
-    f = Function(graph, target, declared, TILE_ARGUMENTS)
-    code, lanes, t = f.code, target.lanes, target
-    v, align = t.vector(), t.real.itemsize
-    row_place = {node: index for index, node in enumerate(found.inner_live)}
-    chunk_place = {node: index for index, node in enumerate(found.chunk_live)}
-    batch_place = {node: index for index, node in enumerate(found.batch_live)}
-    given_place = {node: index for index, node in enumerate(found.given)}
-    room = MOST_VECTORS * lanes
-    given, live, chunk_live, batches = (f.address(n) for n in ("given", "live", "chunk_live", "batch_values"))
-    chunks, vectors = f.number("chunks"), f.number("vectors")
-    heights, counts, all_scores, reasons = (f.address(n) for n in ("heights", "counts", "scores", "reasons"))
-    height_metric, score_metric, storing = f.number("height_metric"), f.number("score_metric"), f.number("scores")
-    kept_at = code.put(f"alloca {t.scalar}, i64 {max(len(found.batch_live), 1) * room}, align 64")
-    reason_at = code.put(f"alloca {t.scalar}, i64 {room}, align 64")
-    row = code.put(f"mul i64 %row, {max(len(found.inner_live), 1)}")
-    row = code.at(live, row, t.scalar)
-    length = code.put(f"mul i64 {vectors}, {lanes}")
-    begin = code.put(f"mul i64 %run, {length}")
-    stored = code.put(f"icmp ne i64 {storing}, 0")
-    inputs = sorted(node for node in found.batch if graph.names[node] == "input")
-    # The batches come as arrays one after the other: an input's place says which.
-    length_of_all = code.put("load i64, ptr %a_total, align 8")
-    code.do("br label %next_batch")
-
-    def constant(node: int) -> str | None:
-        if node in given_place:
-            return code.spread_at(given, str(given_place[node]))
-        if node in row_place:
-            return code.from_real(code.spread_at(row, str(row_place[node])), graph.kinds[node])
-        return None
-
-    code.label("next_batch")
-    code.do("%b = phi i64 [ 0, %entry ], [ %b_after, %batch ]")
-    code.do(f"%more_batches = icmp slt i64 %b, {vectors}")
-    code.do("br i1 %more_batches, label %batch, label %chunk_loop")
-    code.label("batch")
-    offset = code.put(f"mul i64 %b, {lanes}")
-    place = code.put(f"add i64 {begin}, {offset}")
-
-    def batch_input(node: int) -> str | None:
-        if node not in inputs:
-            return constant(node)
-        at = code.put(f"mul i64 {length_of_all}, {graph.operands[node][0]}")
-        at = code.put(f"add i64 {at}, {place}")
-        return code.from_real(code.vector_at(batches, at), graph.kinds[node])
-
-    names = code.compute(computed(graph, found.batch), batch_input, set(found.batch_live))
-    for node in found.batch_live:
-        value = names.get(node) or batch_input(node)
-        at = code.put(f"add i64 {offset}, {batch_place[node] * room}")
-        code.keep(code.as_real(str(value), graph.kinds[node]), kept_at, at)
-    code.do("%b_after = add i64 %b, 1")
-    code.do("br label %next_batch")
-
-    code.label("chunk_loop")
-    code.do("br label %next_chunk")
-    code.label("next_chunk")
-    code.do("%c = phi i64 [ %first, %chunk_loop ], [ %c_after, %counted ]")
-    code.do("%h = phi i64 [ %height, %chunk_loop ], [ %h_after, %counted ]")
-    code.do("%s = phi i64 [ %score, %chunk_loop ], [ %s_after, %counted ]")
-    code.do("%more_chunks = icmp slt i64 %c, %end")
-    code.do("br i1 %more_chunks, label %chunk, label %out")
-    code.label("chunk")
-    at = code.put(f"mul i64 %row, {chunks}")
-    at = code.put(f"add i64 {at}, %c")
-    at = code.put(f"mul i64 {at}, {max(len(found.chunk_live), 1)}")
-    chunk = code.at(chunk_live, at, t.scalar)
-    worst = t.splat(t.real.type(0 if total else "-inf"), "f")
-    code.do("br label %next_each")
-    code.label("next_each")
-    code.do("%e = phi i64 [ 0, %chunk ], [ %e_after, %each_end ]")
-    for index in range(len(scores)):
-        code.do(f"%top{index} = phi {v} [ {worst}, %chunk ], [ %top{index}_after, %each_end ]")
-    highest, lowest = t.splat(t.real.type("inf"), "f"), t.splat(t.real.type("-inf"), "f")
-    code.do(f"%low = phi {v} [ {highest}, %chunk ], [ %low_after, %each_end ]")
-    code.do(f"%high = phi {v} [ {lowest}, %chunk ], [ %high_after, %each_end ]")
-    code.do(f"%more_each = icmp slt i64 %e, {vectors}")
-    code.do("br i1 %more_each, label %each, label %each_done")
-    code.label("each")
-    here = code.put(f"mul i64 %e, {lanes}")
-
-    def each_input(node: int) -> str | None:
-        if node in chunk_place:
-            return code.from_real(code.spread_at(chunk, str(chunk_place[node])), graph.kinds[node])
-        if node in batch_place:
-            at = code.put(f"add i64 {here}, {batch_place[node] * room}")
-            return code.from_real(code.vector_at(kept_at, at), graph.kinds[node])
-        return constant(node)
-
-    names = code.compute(computed(graph, found.each), each_input, {*scores, reason})
-
-    def result(node: int) -> str:
-        if graph.literal[node]:
-            return t.splat(graph.values[node], "f")
-        return str(names.get(node) or each_input(node))
-
-    values, code_of = [result(node) for node in scores], result(reason)
-    for index, value in enumerate(values):
-        if total:
-            code.do(f"%top{index}_after = fadd {v} %top{index}, {value}")
-            continue
-        better = code.put(f"fcmp ogt {v} {value}, %top{index}")
-        code.do(f"%top{index}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{index}")
-    for name, test in (("low", "olt"), ("high", "ogt")):
-        which = code.put(f"fcmp {test} {v} {code_of}, %{name}")
-        code.do(f"%{name}_after = select {t.vector('b')} {which}, {v} {code_of}, {v} %{name}")
-    code.keep(code_of, reason_at, here)
-    code.do(f"br i1 {stored}, label %store, label %each_end")
-    code.label("store")
-    to = code.put(f"add i64 %s, {here}")
-    for index, value in enumerate(values):
-        shift = code.put(f"mul i64 {score_metric}, {index}")
-        code.keep(value, all_scores, code.put(f"add i64 {to}, {shift}"))
-    narrow = code.put(f"fptosi {v} {code_of} to <{lanes} x i8>")
-    address = code.at(reasons, to, "i8")
-    code.do(f"store <{lanes} x i8> {narrow}, ptr {address}, align 1")
-    code.do("br label %each_end")
-    code.label("each_end")
-    code.do("%e_after = add i64 %e, 1")
-    code.do("br label %next_each")
-
-    code.label("each_done")
-    for index in range(len(scores)):
-        top = across(code, f"%top{index}", "sum" if total else "ogt")
-        shift = code.put(f"mul i64 {height_metric}, {index}")
-        address = code.at(heights, code.put(f"add i64 %h, {shift}"), t.scalar)
-        code.do(f"store {t.scalar} {top}, ptr {address}, align {align}")
-    low, high = across(code, "%low", "olt"), across(code, "%high", "ogt")
-    same = code.put(f"fcmp oeq {t.scalar} {low}, {high}")
-    code.do(f"br i1 {same}, label %alike, label %apart")
-    code.label("alike")
-    counted(code, counts, low, length)
-    code.do("br label %counted")
-    code.label("apart")
-    code.do("br label %next_one")
-    code.label("next_one")
-    code.do("%o = phi i64 [ 0, %apart ], [ %o_after, %one ]")
-    code.do(f"%more_ones = icmp slt i64 %o, {length}")
-    code.do("br i1 %more_ones, label %one, label %counted")
-    code.label("one")
-    counted(code, counts, code.load(reason_at, "%o", t.scalar, align), "1")
-    code.do("%o_after = add i64 %o, 1")
-    code.do("br label %next_one")
-    code.label("counted")
-    code.do("%c_after = add i64 %c, 1")
-    code.do("%h_after = add i64 %h, %height_step")
-    code.do("%s_after = add i64 %s, %score_step")
-    code.do("br label %next_chunk")
-    code.label("out")
-    code.do("ret void")
+    tile = _Tile(graph, found, scores, reason, target, declared, total)
+    tile.batches()
+    tile.chunks()
     head = "define internal void @tile(ptr noalias %a, ptr noalias %a_total, i64 %row, i64 %run, i64 %first, i64 %end, "
     head += "i64 %height, i64 %height_step, i64 %score, i64 %score_step) #0 {"
-    return "\n".join([head, "entry:", *code.lines, "}"])
+    return "\n".join([head, "entry:", *tile.code.lines, "}"])
 
 
-def across(code: Code, vector: str, test: str) -> str:
-    """The highest (`ogt`) or lowest (`olt`) of a vector's lanes, or their `sum`."""
-    t = code.target
-    half = t.lanes
-    while half > 1:
-        half //= 2
-        order = [(lane + half) % t.lanes for lane in range(t.lanes)]
-        mask = ", ".join(f"i32 {lane}" for lane in order)
-        v = t.vector()
-        other = code.put(f"shufflevector {v} {vector}, {v} poison, <{t.lanes} x i32> <{mask}>")
-        if test == "sum":
-            vector = code.put(f"fadd {v} {other}, {vector}")
-            continue
-        which = code.put(f"fcmp {test} {v} {other}, {vector}")
-        vector = code.put(f"select {t.vector('b')} {which}, {v} {other}, {v} {vector}")
-    return code.put(f"extractelement {t.vector()} {vector}, i64 0")
+class _Tile:
+    """`tile` as it is written."""
 
+    def __init__(
+        self,
+        graph: Graph,
+        found: Levels,
+        scores: list[int],
+        reason: int,
+        target: Target,
+        declared: set[str],
+        total: bool,
+    ) -> None:
+        f = self.arguments = Function(graph, target, declared, TILE_ARGUMENTS)
+        self.graph, self.found, self.scores, self.reason = graph, found, scores, reason
+        self.target, self.total, self.most = target, total, most_vectors(target)
+        code = self.code = f.code
+        self.row_place = {node: index for index, node in enumerate(found.inner_live)}
+        self.batch_place = {node: index for index, node in enumerate(found.batch_live)}
+        self.given_place = {node: index for index, node in enumerate(found.given)}
+        self.given, self.vectors = f.address("given"), f.number("vectors")
+        self.room = self.most * target.lanes
+        self.kept_at = code.put(f"alloca {target.scalar}, i64 {max(len(found.batch_live), 1) * self.room}, align 64")
+        self.codes_at = code.put(f"alloca {target.scalar}, i64 {target.lanes}, align 64")
+        self.counts, self.all_scores, self.reasons = (f.address(name) for name in ("counts", "scores", "reasons"))
+        self.score_metric = f.number("score_metric")
+        self.storing = code.put(f"icmp ne i64 {f.number('scores')}, 0")
+        row = code.put(f"mul i64 %row, {max(len(found.inner_live), 1)}")
+        self.row = code.at(f.address("live"), row, target.scalar)
 
-def counted(code: Code, counts: str, reason: str, amount: str) -> None:
-    """Adds to the count of a reason; that of code r stands at r + 1."""
-    place = code.put(f"fptosi {code.target.scalar} {reason} to i64")
-    place = code.put(f"and i64 {code.put(f'add i64 {place}, 1')}, {REASONS - 1}")
-    address = code.at(counts, place, "i64")
-    before = code.put(f"load i64, ptr {address}, align 8")
-    code.do(f"store i64 {code.put(f'add i64 {before}, {amount}')}, ptr {address}, align 8")
+    def constant(self, node: int) -> str | None:
+        """What is the same for the whole row."""
+        code = self.code
+        if node in self.given_place:
+            return code.spread_at(self.given, str(self.given_place[node]))
+        if node in self.row_place:
+            place = str(self.row_place[node])
+            return code.from_real(code.spread_at(self.row, place), self.graph.kinds[node])
+        return None
+
+    def result(self, node: int, names: dict[int, str], load: Load) -> str:
+        """The value of a result."""
+        if self.graph.literal[node]:
+            return self.target.splat(self.graph.values[node], "f")
+        return str(names.get(node) or load(node))
+
+    def batches(self) -> None:
+        """What depends on batches but not on chunks, kept for all chunks."""
+        f, code, found, graph, lanes = self.arguments, self.code, self.found, self.graph, self.target.lanes
+        values = f.address("batch_values")
+        begin = code.put(f"mul i64 %run, {code.put(f'mul i64 {self.vectors}, {lanes}')}")
+        # The batches come as arrays one after the other: an input's place says which.
+        length_of_all = code.put("load i64, ptr %a_total, align 8")
+        code.do("br label %next_batch")
+        code.label("next_batch")
+        code.do("%b = phi i64 [ 0, %entry ], [ %b_after, %batch ]")
+        code.do(f"%more_batches = icmp slt i64 %b, {self.vectors}")
+        code.do("br i1 %more_batches, label %batch, label %chunk_loop")
+        code.label("batch")
+        offset = code.put(f"mul i64 %b, {lanes}")
+        place = code.put(f"add i64 {begin}, {offset}")
+        inputs = {node for node in found.batch if graph.names[node] == "input"}
+
+        def load(node: int) -> str | None:
+            if node not in inputs:
+                return self.constant(node)
+            at = code.put(f"mul i64 {length_of_all}, {graph.operands[node][0]}")
+            at = code.put(f"add i64 {at}, {place}")
+            return code.from_real(code.vector_at(values, at), graph.kinds[node])
+
+        names = code.compute(computed(graph, found.batch), load, set(found.batch_live))
+        for node in found.batch_live:
+            value = names.get(node) or load(node)
+            at = code.put(f"add i64 {offset}, {self.batch_place[node] * self.room}")
+            code.keep(code.as_real(str(value), graph.kinds[node]), self.kept_at, at)
+        code.do("%b_after = add i64 %b, 1")
+        code.do("br label %next_batch")
+
+    def chunks(self) -> None:
+        """For each chunk the vectors of the run, and what the run leaves."""
+        f, code, found, t = self.arguments, self.code, self.found, self.target
+        code.label("chunk_loop")
+        chunk_live, chunks = f.address("chunk_live"), f.number("chunks")
+        heights, height_metric = f.address("heights"), f.number("height_metric")
+        code.do("br label %next_chunk")
+        code.label("next_chunk")
+        code.do("%c = phi i64 [ %first, %chunk_loop ], [ %c_after, %run_done ]")
+        code.do("%h = phi i64 [ %height, %chunk_loop ], [ %h_after, %run_done ]")
+        code.do("%s = phi i64 [ %score, %chunk_loop ], [ %s_after, %run_done ]")
+        code.do("%more_chunks = icmp slt i64 %c, %end")
+        code.do("br i1 %more_chunks, label %chunk, label %out")
+        code.label("chunk")
+        at = code.put(f"mul i64 %row, {chunks}")
+        at = code.put(f"add i64 {at}, %c")
+        at = code.put(f"mul i64 {at}, {max(len(found.chunk_live), 1)}")
+        tops = self.run(code.at(chunk_live, at, t.scalar))
+        for index, top in enumerate(folded(code, tops, self.total)):
+            shift = code.put(f"mul i64 {height_metric}, {index}")
+            address = code.at(heights, code.put(f"add i64 %h, {shift}"), t.scalar)
+            code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")
+        code.do("%c_after = add i64 %c, 1")
+        code.do("%h_after = add i64 %h, %height_step")
+        code.do("%s_after = add i64 %s, %score_step")
+        code.do("br label %next_chunk")
+        code.label("out")
+        code.do("ret void")
+
+    def run(self, chunk: str) -> list[str]:
+        """All vectors of a run for one chunk, whose values are at `chunk`: of each score the highest in every lane.
+        Leaves the block `run_done` open."""
+        code, t = self.code, self.target
+        if self.most == 1:
+            tops = self.each(chunk, "0")
+            code.label("each_end")
+            code.do("br label %run_done")
+            code.label("run_done")
+            return tops
+        v, worst = t.vector(), t.splat(t.real.type(0 if self.total else "-inf"), "f")
+        code.do("br label %next_each")
+        code.label("next_each")
+        code.do("%e = phi i64 [ 0, %chunk ], [ %e_after, %each_end ]")
+        for index in range(len(self.scores)):
+            code.do(f"%top{index} = phi {v} [ {worst}, %chunk ], [ %top{index}_after, %each_end ]")
+        code.do(f"%more_each = icmp slt i64 %e, {self.vectors}")
+        code.do("br i1 %more_each, label %each, label %run_done")
+        code.label("each")
+        values = self.each(chunk, code.put(f"mul i64 %e, {t.lanes}"))
+        code.label("each_end")
+        for index, value in enumerate(values):
+            if self.total:
+                code.do(f"%top{index}_after = fadd {v} %top{index}, {value}")
+                continue
+            better = code.put(f"fcmp ogt {v} {value}, %top{index}")
+            code.do(f"%top{index}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{index}")
+        code.do("%e_after = add i64 %e, 1")
+        code.do("br label %next_each")
+        code.label("run_done")
+        return [f"%top{index}" for index in range(len(self.scores))]
+
+    def each(self, chunk: str, here: str) -> list[str]:
+        """One vector of configurations, `here` in the run: its scores. Counts its codes, and goes on at `each_end`."""
+        code, graph, t = self.code, self.graph, self.target
+        chunk_place = {node: index for index, node in enumerate(self.found.chunk_live)}
+
+        def load(node: int) -> str | None:
+            if node in chunk_place:
+                return code.from_real(code.spread_at(chunk, str(chunk_place[node])), graph.kinds[node])
+            if node in self.batch_place:
+                at = code.put(f"add i64 {here}, {self.batch_place[node] * self.room}")
+                return code.from_real(code.vector_at(self.kept_at, at), graph.kinds[node])
+            return self.constant(node)
+
+        names = code.compute(computed(graph, self.found.each), load, {*self.scores, self.reason})
+        values, reason = [self.result(node, names, load) for node in self.scores], self.result(self.reason, names, load)
+        code.do(f"br i1 {self.storing}, label %store, label %count")
+        code.label("store")
+        to = code.put(f"add i64 %s, {here}")
+        for index, value in enumerate(values):
+            shift = code.put(f"mul i64 {self.score_metric}, {index}")
+            code.keep(value, self.all_scores, code.put(f"add i64 {to}, {shift}"))
+        narrow = code.put(f"fptosi {t.vector()} {reason} to <{t.lanes} x i8>")
+        code.do(f"store <{t.lanes} x i8> {narrow}, ptr {code.at(self.reasons, to, 'i8')}, align 1")
+        code.do("br label %count")
+        code.label("count")
+        count(code, self.counts, reason, self.codes_at, "each_end")
+        return values

@@ -43,8 +43,8 @@ class Runs(Protocol):
 
 @dataclass
 class Found:
-    """What a unit has found so far: its `part`, and for a frontier the `guard`: all that is known to rule others out,
-    those of other units among it."""
+    """What a unit has found so far: its `part`, and the `guard`: all that is known to rule others out, that of other
+    units among it."""
 
     part: Part
     guard: Part
@@ -81,12 +81,12 @@ def _(reduction: Counts, found: Found, block: Runs) -> Found:
 @absorb.register
 def _(reduction: Best, found: Found, block: Runs) -> Found:
     """Run after run from the highest, while one is no lower than the best that is known."""
-    part = found.part
+    part, guard = found.part, found.guard
     heights = [block.highest(name).ravel() for name in reduction.metrics]
     for index, height in enumerate(heights):
-        if height.max() < part["score"][index, 0, index]:
+        if height.max() < guard["score"][index, 0, index]:
             continue
-        left = np.flatnonzero(height >= part["score"][index, 0, index])
+        left = np.flatnonzero(height >= guard["score"][index, 0, index])
         left = left[np.logical_and.reduce([each[left] > -np.inf for each in heights])]
         while len(left):
             highest = height[left] == height[left].max()
@@ -94,9 +94,10 @@ def _(reduction: Best, found: Found, block: Runs) -> Found:
             for first in range(0, len(places), AT_ONCE):
                 points = block.points(places[first : first + AT_ONCE], reduction.metrics)
                 if len(points["row"]):
-                    part = reduction.merge([part, _bests(reduction, points)])
-            left = left[height[left] >= part["score"][index, 0, index]]
-    return Found(part, part)
+                    bests = _bests(reduction, points)
+                    part, guard = reduction.merge([part, bests]), reduction.merge([guard, bests])
+            left = left[height[left] >= guard["score"][index, 0, index]]
+    return Found(part, guard)
 
 
 def _bests(reduction: Best, points: Part) -> Part:

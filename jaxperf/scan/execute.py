@@ -265,7 +265,7 @@ def run_units(
         running: dict[Future, Unit] = {}
         checked = time.perf_counter()
         try:
-            for _ in range(workers):
+            for _ in range(workers + 1):  # one more, so that none waits for this thread
                 start()
             while running:
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)

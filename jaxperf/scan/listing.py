@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
-from ..native.kernel import Kernel, Shared
+from ..native.kernel import Kernel, Shared, lines
 from ..native.words import SPARE, edges, pack, present
 from .inputs import MOST_STACKED
 from .native import Kernels, gathered
@@ -216,7 +216,7 @@ def priced(kernels: Kernels, index: int, everything: ConfigurationList, first: i
     inputs = {"system": system, "efficiency": system, "precision": how.column(rows, "precision"), "lengths": lengths}
     inputs["degrees"] = np.stack([how.column(rows, name) for name in DEGREES])
     table = gathered(bound.sources, len(kernel.inputs), inputs, len(rows), kernel.real)
-    shared = kernel.share(table, count, how.values["chunk"].astype(kernel.real))
+    shared = kernel.share(lines(table), count, how.values["chunk"].astype(kernel.real))
     begins, of = _cut(begins)
     found = kernel.segments(shared, words, begins, of, how.bits)
     return Priced(kernels.wanted, words, how, begins, of, found.highest, found.counts, kernel, shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..native.graph import BATCH, CHUNK, FORMATS, ROW, ROWS, SYSTEM
 from ..native.jit import target
-from ..native.kernel import Batches, Kernel, Unfolded, unfolded
+from ..native.kernel import Batches, Kernel, Lines, Unfolded, lines, unfolded
 from ..native.listing import Listing
 from ..tape import Tape, record
 from . import engine
@@ -79,11 +79,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Bound:
-    """The kernel of a model, and where the inputs of the rows of a group come from."""
+    """The kernel of a model, and where the inputs of the rows of a group come from: all `sources`; the `same` lines of
+    inputs in which rows do not differ; and the `changes`, sources of the others, which are at the places `differing`
+    of all."""
 
     kernel: Kernel
     tables: dict[str, np.ndarray]
     sources: list[Source]
+    same: Lines
+    differing: np.ndarray
+    changes: list[Source]
 
 
 @dataclass
@@ -102,7 +107,7 @@ class Kernels:
     bound: dict[int, Bound] = field(default_factory=dict)
     alone: dict[int, Any] = field(default_factory=dict)
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
-    inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
     seconds: float = 0.0
 
@@ -130,7 +135,17 @@ class Kernels:
             one = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items()}
             self._make(group.model, (model, inputs.engine), one, real)
         tables = {name: _table(stacked[name], real) for name in sorted(stacked)}  # as JAX orders the keys of a dict
-        return Bound(self.made[group.model], tables, sources(tables, self.made[group.model].inputs))
+        kernel = self.made[group.model]
+        found = sources(tables, kernel.inputs)
+        differs = np.ones(len(kernel.inputs), bool)
+        values = np.zeros((len(kernel.inputs), kernel.target.lanes), real)
+        for source in found:
+            if source.name != "degrees" and (source.name != "system" or inputs.systems is not None):
+                differs[source.into] = np.any(source.table != source.table[:, :1], axis=1)
+                values[source.into] = source.table[:, :1]
+        same = replace(lines(values), steps=differs.astype(np.int64))
+        changes = [_of_places(source, differs) for source in found]
+        return Bound(kernel, tables, found, same, np.flatnonzero(differs), changes)
 
     def _make(self, name: str, fixed: Any, row: dict[str, Any], real: np.dtype) -> None:
         """The kernel of a model, of which each part may be there since another scan."""
@@ -175,25 +190,27 @@ class Kernels:
             self.batches[key] = found
         return found
 
-    def rows(self, index: int, first: int, count: int) -> np.ndarray:
-        """The inputs of `count` rows of a group from the `first` on, [input, row], filled up to whole vectors. Of the
-        first groups, as long as there is room, all are kept."""
+    def rows(self, index: int, first: int, count: int) -> Lines:
+        """The inputs of `count` rows of a group from the `first` on, filled up to whole vectors. Those that differ
+        between the rows of a model are kept, for all its groups, as long as there is room."""
         bound, group = self.of(index), self.prepared.groups[index]
-        lanes = bound.kernel.target.lanes
+        lanes, differing = bound.kernel.target.lanes, len(bound.differing)
 
         def decoded(numbers: np.ndarray) -> np.ndarray:
-            return self._decoded(bound.sources, len(bound.kernel.inputs), numbers, group)
+            return self._decoded(bound.changes, differing, numbers, group)
 
-        if index not in self.inputs:
-            held = sum(table.size for table in self.inputs.values())
-            filled = -(-len(group.rows) // lanes) * lanes
-            if held + filled * len(bound.kernel.inputs) > MOST_KEPT:
-                return decoded(np.arange(first, first + count))
-            self.inputs[index] = decoded(np.arange(len(group.rows)))
-        end = min(first + -(-count // lanes) * lanes, self.inputs[index].shape[1])
-        if end - first >= count and (end - first) % lanes == 0:
-            return self.inputs[index][:, first:end]
-        return decoded(np.arange(first, first + count))
+        with self.lock:
+            if group.model not in self.inputs:
+                held = sum(table.size for table in self.inputs.values())
+                room = held + -(-len(group.rows) // lanes) * lanes * differing <= MOST_KEPT
+                self.inputs[group.model] = decoded(np.arange(len(group.rows) if room else 0))
+        table, filled = self.inputs[group.model], -(-count // lanes) * lanes
+        if first + filled > table.shape[1]:
+            table, first = decoded(np.arange(first, first + count)), 0
+        own = lines(table, first, filled)
+        addresses = bound.same.addresses.copy()
+        addresses[bound.differing] = own.addresses
+        return replace(bound.same, rows=filled, addresses=addresses, held=bound.same.held + own.held)
 
     def _decoded(self, sources: list[Source], inputs: int, numbers: np.ndarray, group: Group) -> np.ndarray:
         """The inputs of rows of these numbers, [input, row], filled up to whole vectors."""
@@ -245,6 +262,13 @@ def sources(tables: dict[str, np.ndarray], places: list[int]) -> list[Source]:
             found.append(Source(name, into, out, np.ascontiguousarray(table[out])))
         first += len(table)
     return found
+
+
+def _of_places(source: Source, chosen: np.ndarray) -> Source:
+    """What a source gives for some places, counted among these alone."""
+    mine = chosen[source.into]
+    into = (np.cumsum(chosen) - 1)[source.into[mine]]
+    return replace(source, into=into, out=source.out[mine], table=np.ascontiguousarray(source.table[mine]))
 
 
 def _table(tree: Any, real: np.dtype) -> np.ndarray:

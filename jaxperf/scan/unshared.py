@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from ..native.across import REASONS
 from ..native.graph import BATCH, CHUNK, FORMATS, SYSTEM
 from ..native.listing import Column, Listing, Origin, Table
-from ..native.tiles import REASONS
 from .native import MASKS, Kernels
 from .space import DEGREES
 

@@ -10,7 +10,7 @@ import pytest
 from jaxperf.native import jit
 from jaxperf.native.code import Code
 from jaxperf.native.graph import BATCH, CHUNK, FORMATS, ROW, SYSTEM, Graph
-from jaxperf.native.kernel import Kernel, unfolded
+from jaxperf.native.kernel import Kernel, Lines, lines, unfolded
 from jaxperf.native.listing import Column, Listing, Table, own_columns
 from jaxperf.native.target import Target
 from jaxperf.native.words import edges, pack, present
@@ -92,6 +92,32 @@ def test_inner_loops_multiply_by_inverses_of_outer_numbers():
     assert graph.masks[graph.apply("add", (batch, graph.input(0, CHUNK, "f")), "f")] == ROW | BATCH | CHUNK
 
 
+def test_choices_that_leave_the_same_literal_are_made_at_once():
+    graph = Graph(np.dtype(np.float32), reciprocals=True)
+    row, both = graph.input(0, ROW, "f"), graph.input(0, ROW | BATCH, "f")
+    none, one = graph.constant(np.float32(-np.inf)), graph.constant(np.float32(1))
+    inner, second = graph.apply("gt", (both, one), "b"), graph.apply("lt", (both, row), "b")
+    chosen = graph.apply("select_n", (inner, none, graph.apply("select_n", (second, none, both), "f")), "f")
+    assert graph.operands[chosen] == (graph.apply("and", (inner, second), "b"), none, both)
+    outer = graph.apply("is_finite", (row,), "b")
+    chosen = graph.apply("select_n", (graph.apply("and", (inner, outer), "b"), none, row), "f")
+    assert graph.operands[chosen] == (inner, none, graph.apply("select_n", (outer, none, row), "f"))
+    kept = graph.apply("select_n", (inner, none, graph.apply("select_n", (second, both, none), "f")), "f")
+    assert graph.names[graph.operands[kept][2]] == "select_n"
+
+
+def test_flags_that_were_made_numbers_are_flags_again():
+    graph = Graph(np.dtype(np.float32))
+    x = graph.input(0, ROW, "f")
+    zero, one, two = (graph.constant(np.float32(n)) for n in (0, 1, 2))
+    flag = graph.apply("gt", (x, one), "b")
+    number = graph.apply("select_n", (flag, zero, one), "f")
+    assert graph.apply("gt", (number, zero), "b") == flag
+    assert graph.apply("eq", (zero, number), "b") == graph.apply("not", (flag,), "b")
+    assert graph.values[graph.apply("lt", (number, two), "b")]
+    assert graph.names[graph.apply("gt", (number, x), "b")] == "gt"
+
+
 def toy(fixed, row, batch, chunk):
     """Every kind of operation that a model has, over all axes."""
     table, (size, real) = fixed, batch
@@ -118,9 +144,7 @@ def kernel_and_reference():
     tape, _ = record(toy, table.astype(real), one, (batches[0], np.ones((), bool)), chunks[0])
     program = unfolded(tape, [table.astype(real)], [ROW, SYSTEM, FORMATS], 2, real)
     kernel = Kernel(program, [0, 1])
-    lanes = kernel.target.lanes
-    full = np.stack([np.resize(rows[name], -(-37 // lanes) * lanes) for name in ("a", "b", "k")])[kernel.inputs]
-    shared = kernel.share(np.ascontiguousarray(full), 37, chunks)
+    shared = kernel.share(lines(_inputs(kernel, rows)), 37, chunks)
     filled = kernel.batches(np.stack([batches, np.ones_like(batches)]), np.asarray([1, 0]))
     price = jax.vmap(
         jax.vmap(jax.vmap(lambda r, c, b: toy(table.astype(real), r, (b, True), c), (None, None, 0)), (None, 0, None)),
@@ -137,8 +161,9 @@ def test_a_product_is_what_jax_computes(kernel_and_reference):
         np.testing.assert_allclose(found.scores[index][..., :70], expected[index], rtol=1e-5)
         np.testing.assert_array_equal(found.scores[index][..., 70:], -np.inf)
     np.testing.assert_array_equal(found.reasons[..., :70], expected[3])
-    assert found.counts[1] == np.sum(expected[3] == 0)
-    assert found.counts[7] == np.sum(expected[3] == 6)
+    assert {0, 6} == set(np.unique(expected[3]))
+    np.testing.assert_array_equal(found.counts, np.bincount(found.reasons.ravel() + 1, minlength=len(found.counts)))
+    np.testing.assert_array_equal(found.counts, kernel.block(shared, filled).counts)
 
 
 def test_runs_leave_their_highest_scores_and_give_all_again(kernel_and_reference):
@@ -152,16 +177,50 @@ def test_runs_leave_their_highest_scores_and_give_all_again(kernel_and_reference
     np.testing.assert_array_equal(again.scores, runs[:, row, chunk, run])
 
 
-def test_sums_in_place_of_maxima(kernel_and_reference):
-    _, program, _, filled, expected, _ = kernel_and_reference
-    kernel = Kernel(program, [2], total=True)
-    chunks = np.asarray([64, 100, 512], kernel.real)
-    found = kernel.block(kernel.share(_inputs(kernel, kernel_and_reference), 37, chunks), filled)
-    np.testing.assert_allclose(found.highest[0].sum(axis=-1), expected[2].sum(axis=-1), rtol=1e-5)
+@pytest.mark.parametrize("scores", [[2], [2, 2], [0, 2, 1], [1, 0, 2, 2, 0]])
+def test_any_number_of_scores_leave_their_highest(kernel_and_reference, scores):
+    _, program, _, filled, _, (rows, chunks, _) = kernel_and_reference
+    kernel = Kernel(program, scores, effort=0)
+    found = kernel.block(kernel.share(lines(_inputs(kernel, rows)), 37, chunks), filled, everything=True)
+    runs = found.scores.reshape(*found.scores.shape[:3], filled.runs, filled.length)
+    np.testing.assert_array_equal(found.highest, runs.max(axis=-1))
 
 
-def _inputs(kernel, everything):
-    rows, lanes = everything[5][0], kernel.target.lanes
+@pytest.mark.parametrize("scores", [[2], [2, 2, 2]])
+def test_sums_in_place_of_maxima(kernel_and_reference, scores):
+    _, program, _, filled, expected, (rows, chunks, _) = kernel_and_reference
+    kernel = Kernel(program, scores, total=True)
+    found = kernel.block(kernel.share(lines(_inputs(kernel, rows)), 37, chunks), filled)
+    for total in found.highest:
+        np.testing.assert_allclose(total.sum(axis=-1), expected[2].sum(axis=-1), rtol=1e-5)
+
+
+def test_what_all_rows_have_alike_is_one_vector(kernel_and_reference):
+    kernel, _, _, filled, _, (rows, chunks, _) = kernel_and_reference
+    rows = rows | {"b": np.full(37, 2.5, kernel.real)}
+    table = _inputs(kernel, rows)
+    expected = kernel.block(kernel.share(lines(table), 37, chunks), filled)
+    full = lines(table)
+    one, place = np.full(kernel.target.lanes, 2.5, kernel.real), kernel.inputs.index(1)
+    addresses, steps = full.addresses.copy(), full.steps.copy()
+    addresses[place], steps[place] = one.ctypes.data, 0
+    shared = kernel.share(Lines(full.rows, addresses, steps, (*full.held, one)), 37, chunks)
+    np.testing.assert_array_equal(kernel.block(shared, filled).highest, expected.highest)
+
+
+def test_lines_that_are_no_rows_are_refused(kernel_and_reference):
+    kernel, _, _, _, _, (rows, chunks, _) = kernel_and_reference
+    table = _inputs(kernel, rows)
+    other = np.dtype(np.float64 if kernel.real.itemsize == 4 else np.float32)
+    for wrong in (table[:, :37].copy(), table[:2], table.astype(other)):
+        with pytest.raises(ValueError, match="rows must"):
+            kernel.share(lines(wrong), 37, chunks)
+    with pytest.raises(ValueError, match="side by side"):
+        lines(table[:, ::2])
+
+
+def _inputs(kernel, rows):
+    lanes = kernel.target.lanes
     full = np.stack([np.resize(rows[name], -(-37 // lanes) * lanes) for name in ("a", "b", "k")])[kernel.inputs]
     return np.ascontiguousarray(full)
 
