@@ -19,7 +19,7 @@ BLOCK = (2**19, 2**20)
 """Configurations of a block on a CPU, at least and at most: fewer, and the steps that depend on a layout alone, a
 thousand loops over a few numbers each, take as long as the rest; more, and the arrays of a block leave the cache."""
 
-NATIVE_BLOCK = (2**20, 2**22)
+NATIVE_BLOCK = (2**21, 2**22)
 """The same for machine code, whose blocks leave only the highest scores of runs."""
 
 WIDE_BLOCK = (2**21, 2**22)
