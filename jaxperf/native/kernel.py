@@ -21,36 +21,43 @@ from .segments import SEGMENT_ARGUMENTS, segments_function
 from .tiles import TILE_ARGUMENTS, most_vectors
 from .unfold import unfold
 
+NEW_LAYOUT, NEW_FORMATS, NEW_SYSTEM = 0, 1, 2
+"""What a row has that the row before it has not: in inputs of `graph.ROW`, of `graph.FORMATS`, of `graph.SYSTEM`."""
+
 
 @dataclass(frozen=True)
 class Lines:
     """Inputs of neighbouring `rows`, filled up to whole vectors: for each the address of its line of reals, and the
     `steps` from a row's to the next one's, 0 where all rows have the same; the line is then one vector of it. `held` is
-    what the addresses point into."""
+    what the addresses point into. `changes` says of each row what it has that the one before has not: `NEW_LAYOUT`,
+    where all inputs may differ, `NEW_FORMATS`, where formats and the system may, or `NEW_SYSTEM`."""
 
     rows: int
     addresses: np.ndarray
     steps: np.ndarray
     held: tuple[np.ndarray, ...]
+    changes: np.ndarray
 
 
 def lines(table: np.ndarray, first: int = 0, rows: int | None = None) -> Lines:
-    """The lines of a table [input, row], from the row `first` on."""
+    """The lines of a table [input, row], from the row `first` on, of rows that have nothing in common."""
     if table.strides[1] != table.itemsize:
         raise ValueError("neighbouring rows must stand side by side")
     addresses = table.ctypes.data + first * table.itemsize + table.strides[0] * np.arange(len(table), dtype=np.int64)
     rows = table.shape[1] - first if rows is None else rows
-    return Lines(rows, addresses, np.ones(len(table), np.int64), (table,))
+    return Lines(rows, addresses, np.ones(len(table), np.int64), (table,), np.full(rows, NEW_LAYOUT, np.int64))
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What a kernel computed for some rows: entries `live` of each row, `chunk_live` of each of its `chunks`."""
+    """What a kernel computed for some rows: entries `live` of each row, `chunk_live` of each of its `chunks`, and what
+    `changes` from row to row (see `Lines`)."""
 
     rows: int
     chunks: int
     live: np.ndarray
     chunk_live: np.ndarray
+    changes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class Kernel:
         given |= {name: array.ctypes.data for name, array in arrays.items()}
         arguments = np.asarray([given[name] for name in ROW_ARGUMENTS], np.int64)
         self.library.functions["rows"](arguments.ctypes.data)
-        return Shared(count, len(chunks), live, chunk_live)
+        return Shared(count, len(chunks), live, chunk_live, np.ascontiguousarray(rows.changes, np.int64))
 
     def segments(
         self,
@@ -222,7 +229,7 @@ class Kernel:
             "counts": counts.ctypes.data,
             "rows": shared.rows,
             "runs": batches.runs,
-            "end_chunk": shared.chunks,
+            "changes": shared.changes.ctypes.data,
         }
         scores = reasons = None
         if everything:

@@ -76,19 +76,40 @@ def shared(found: Levels) -> set[int]:
     return {*found.inner_live, *found.chunk_needs}
 
 
-def steps(graph: Graph, found: Levels, results: list[int]) -> dict[str, list[tuple[list[int], set[int]]]]:
-    """The nodes of each loop, in the parts in which they are computed, and which of a part others need. Products and
-    sums fuse within a part alone, so that a number has the same bits whichever code computes it: what depends on a
-    system alone, or on formats alone, is a part of its own."""
+Part = tuple[list[int], set[int]]
+"""Nodes that are computed together, and which of them others need."""
+
+
+def steps(graph: Graph, found: Levels, results: list[int]) -> dict[str, list[Part]]:
+    """The nodes of each loop, in the parts in which they are computed. Products and sums fuse within a part alone, so
+    that a number has the same bits whichever code computes it: of rows, what depends on a system alone, or on formats
+    alone, is a part of its own; of batches, what depends on neither, and what depends on no system."""
     apart: dict[int, list[int]] = {SYSTEM: [], FORMATS: [], 0: []}
     for node in computed(graph, found.row):
         apart[graph.masks[node] if graph.masks[node] in apart else 0].append(node)
     kept = shared(found)
     used = {o for node in apart[0] for o in graph.operands[node]} | kept
     row = [(nodes, kept if mask == 0 else {node for node in nodes if node in used}) for mask, nodes in apart.items()]
-    inner = {"chunk": found.chunk_live, "batch": found.batch_live, "each": results}
+    inner = {"chunk": found.chunk_live, "each": results}
     loops = {name: [(computed(graph, getattr(found, name)), set(needed))] for name, needed in inner.items()}
-    return {"row": row, **loops}
+    return {"row": row, "chunk": loops["chunk"], "batch": _of_batches(graph, found), "each": loops["each"]}
+
+
+def _of_batches(graph: Graph, found: Levels) -> list[Part]:
+    """The parts of what depends on batches: first what all rows of a layout share, then what those of its formats do,
+    then the rest. Whole numbers, which no part leaves for another, are among the rest."""
+    nodes = computed(graph, found.batch)
+    place: dict[int, int] = {}
+    for node in nodes:
+        mask = graph.masks[node]
+        own = 2 if mask & SYSTEM or graph.kinds[node] == "i" else int(bool(mask & FORMATS))
+        place[node] = max([own, *(place[operand] for operand in graph.operands[node] if operand in place)])
+    needed: list[set[int]] = [{node for node in found.batch_live if place.get(node) == part} for part in range(3)]
+    for node in nodes:
+        for operand in graph.operands[node]:
+            if place.get(operand, place[node]) < place[node]:
+                needed[place[operand]].add(operand)
+    return [([node for node in nodes if place[node] == part], needed[part]) for part in range(3)]
 
 
 ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "max", "min", "floor", "ceil", "sqrt", "square", "integer_pow"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .across import count, folded
 from .code import Code
 from .graph import BATCH, Graph
-from .levels import Function, Levels, computed
+from .levels import Function, Levels, computed, steps
 from .target import Target
 
 SEGMENT_ARGUMENTS = (
@@ -85,7 +85,7 @@ def segments_function(
         return None
 
     # The two loops of a product, one after the other: their products and sums fuse as they do there.
-    outer = code.compute(computed(graph, found.batch), load, set(found.batch_live))
+    outer = code.compute_parts(steps(graph, found, [])["batch"], load)
     names = code.compute(computed(graph, found.each), lambda node: outer.get(node) or load(node), {*scores, reason})
 
     def result(node: int) -> str:

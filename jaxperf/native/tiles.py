@@ -5,7 +5,7 @@ from __future__ import annotations
 from .across import count, folded
 from .code import Load
 from .graph import Graph
-from .levels import Function, Levels, computed
+from .levels import Function, Levels, computed, steps
 from .target import Target
 
 RUN = 32
@@ -24,15 +24,12 @@ TILE_ARGUMENTS = (
     "scores",
     "score_metric",
     "reasons",
-    "first_row",
     "rows",
-    "first_run",
     "runs",
-    "first_chunk",
-    "end_chunk",
     "listed_rows",
     "listed_chunks",
     "listed_runs",
+    "changes",
 )
 """What `tiles` is called with: places in an array of 64-bit numbers and addresses."""
 
@@ -45,15 +42,22 @@ def most_vectors(target: Target) -> int:
 def tile_function(
     graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str], total: bool
 ) -> str:
-    """`tile`: one run of batches of one row, for some chunks. Highest scores, or `total` ones, go to `heights` from
+    """`tile`: one run of batches of one row, for some chunks. What is at %kept from the row before is computed anew as
+    far as it changes: all with %change 0, what depends on formats or a system with 1, on a system with 2. Highest
+    scores, or `total` ones, go to `heights` from
     %height on, every `runs` further a chunk; all scores, where they are asked for, to `scores` from %score on, a run's
     length further."""
     tile = _Tile(graph, found, scores, reason, target, declared, total)
     tile.batches()
     tile.chunks()
-    head = "define internal void @tile(ptr noalias %a, ptr noalias %a_total, i64 %row, i64 %run, i64 %first, i64 %end, "
-    head += "i64 %height, i64 %height_step, i64 %score, i64 %score_step) #0 {"
+    head = "define internal void @tile(ptr noalias %a, ptr noalias %a_total, ptr noalias %kept, i64 %change, i64 %row, "
+    head += "i64 %run, i64 %first, i64 %end, i64 %height, i64 %height_step, i64 %score, i64 %score_step) #0 {"
     return "\n".join([head, "entry:", *tile.code.lines, "}"])
+
+
+def kept(graph: Graph, found: Levels) -> list[int]:
+    """What of the batches of a run is kept, in order."""
+    return sorted({node for _, needed in steps(graph, found, [])["batch"] for node in needed} | set(found.batch_live))
 
 
 class _Tile:
@@ -74,11 +78,11 @@ class _Tile:
         self.target, self.total, self.most = target, total, most_vectors(target)
         code = self.code = f.code
         self.row_place = {node: index for index, node in enumerate(found.inner_live)}
-        self.batch_place = {node: index for index, node in enumerate(found.batch_live)}
+        self.parts = steps(graph, found, [])["batch"]
+        self.batch_place = {node: index for index, node in enumerate(kept(graph, found))}
         self.given_place = {node: index for index, node in enumerate(found.given)}
         self.given, self.vectors = f.address("given"), f.number("vectors")
         self.room = self.most * target.lanes
-        self.kept_at = code.put(f"alloca {target.scalar}, i64 {max(len(found.batch_live), 1) * self.room}, align 64")
         self.codes_at = code.put(f"alloca {target.scalar}, i64 {target.lanes}, align 64")
         self.counts, self.all_scores, self.reasons = (f.address(name) for name in ("counts", "scores", "reasons"))
         self.score_metric = f.number("score_metric")
@@ -103,36 +107,56 @@ class _Tile:
         return str(names.get(node) or load(node))
 
     def batches(self) -> None:
-        """What depends on batches but not on chunks, kept for all chunks."""
-        f, code, found, graph, lanes = self.arguments, self.code, self.found, self.graph, self.target.lanes
-        values = f.address("batch_values")
-        begin = code.put(f"mul i64 %run, {code.put(f'mul i64 {self.vectors}, {lanes}')}")
+        """What depends on batches but not on chunks, kept for all chunks and for the rows that follow."""
+        f, code, lanes = self.arguments, self.code, self.target.lanes
+        self.values = f.address("batch_values")
+        self.begin = code.put(f"mul i64 %run, {code.put(f'mul i64 {self.vectors}, {lanes}')}")
         # The batches come as arrays one after the other: an input's place says which.
-        length_of_all = code.put("load i64, ptr %a_total, align 8")
-        code.do("br label %next_batch")
-        code.label("next_batch")
-        code.do("%b = phi i64 [ 0, %entry ], [ %b_after, %batch ]")
-        code.do(f"%more_batches = icmp slt i64 %b, {self.vectors}")
-        code.do("br i1 %more_batches, label %batch, label %chunk_loop")
-        code.label("batch")
-        offset = code.put(f"mul i64 %b, {lanes}")
-        place = code.put(f"add i64 {begin}, {offset}")
+        self.length_of_all = code.put("load i64, ptr %a_total, align 8")
+        inputs = {node for node in self.found.batch_live if self.graph.names[node] == "input"}
+        code.do("br label %part0")
+        for number, (nodes, needed) in enumerate(self.parts):
+            after = f"part{number + 1}" if number + 1 < len(self.parts) else "chunk_loop"
+            wanted = needed | inputs if number == 0 else needed
+            code.label(f"part{number}")
+            if not wanted:
+                code.do(f"br label %{after}")
+                continue
+            code.do(f"%new{number} = icmp sle i64 %change, {number}")
+            code.do(f"br i1 %new{number}, label %next_batch{number}, label %{after}")
+            code.label(f"next_batch{number}")
+            code.do(f"%b{number} = phi i64 [ 0, %part{number} ], [ %b_after{number}, %batch{number} ]")
+            code.do(f"%more_batches{number} = icmp slt i64 %b{number}, {self.vectors}")
+            code.do(f"br i1 %more_batches{number}, label %batch{number}, label %{after}")
+            code.label(f"batch{number}")
+            self.part(nodes, wanted, "0" if self.most == 1 else code.put(f"mul i64 %b{number}, {lanes}"))
+            code.do(f"%b_after{number} = add i64 %b{number}, 1")
+            code.do(f"br label %next_batch{number}")
+
+    def part(self, nodes: list[int], wanted: set[int], offset: str) -> None:
+        """One part of what depends on batches, of the vector at `offset` in the run: keeps what is `wanted` of it."""
+        code, graph, found = self.code, self.graph, self.found
+        place = code.put(f"add i64 {self.begin}, {offset}")
         inputs = {node for node in found.batch if graph.names[node] == "input"}
 
         def load(node: int) -> str | None:
-            if node not in inputs:
-                return self.constant(node)
-            at = code.put(f"mul i64 {length_of_all}, {graph.operands[node][0]}")
-            at = code.put(f"add i64 {at}, {place}")
-            return code.from_real(code.vector_at(values, at), graph.kinds[node])
+            if node in inputs:
+                at = code.put(f"mul i64 {self.length_of_all}, {graph.operands[node][0]}")
+                at = code.put(f"add i64 {at}, {place}")
+                return code.from_real(code.vector_at(self.values, at), graph.kinds[node])
+            return self.held(node, offset) or self.constant(node)
 
-        names = code.compute(computed(graph, found.batch), load, set(found.batch_live))
-        for node in found.batch_live:
-            value = names.get(node) or load(node)
+        names = code.compute(nodes, load, wanted)
+        for node in sorted(wanted):
             at = code.put(f"add i64 {offset}, {self.batch_place[node] * self.room}")
-            code.keep(code.as_real(str(value), graph.kinds[node]), self.kept_at, at)
-        code.do("%b_after = add i64 %b, 1")
-        code.do("br label %next_batch")
+            code.keep(code.as_real(str(names.get(node) or load(node)), graph.kinds[node]), "%kept", at)
+
+    def held(self, node: int, offset: str) -> str | None:
+        """What is kept of the vector at `offset` in the run."""
+        if node not in self.batch_place:
+            return None
+        at = self.code.put(f"add i64 {offset}, {self.batch_place[node] * self.room}")
+        return self.code.from_real(self.code.vector_at("%kept", at), self.graph.kinds[node])
 
     def chunks(self) -> None:
         """For each chunk the vectors of the run, and what the run leaves."""
@@ -203,10 +227,7 @@ class _Tile:
         def load(node: int) -> str | None:
             if node in chunk_place:
                 return code.from_real(code.spread_at(chunk, str(chunk_place[node])), graph.kinds[node])
-            if node in self.batch_place:
-                at = code.put(f"add i64 {here}, {self.batch_place[node] * self.room}")
-                return code.from_real(code.vector_at(self.kept_at, at), graph.kinds[node])
-            return self.constant(node)
+            return self.held(node, here) or self.constant(node)
 
         names = code.compute(computed(graph, self.found.each), load, {*self.scores, self.reason})
         values, reason = [self.result(node, names, load) for node in self.scores], self.result(self.reason, names, load)

@@ -1,7 +1,8 @@
 """The outer points of a space, never listed: hardware variants, layouts that can exist, formats that differ.
 
 A row is one (hardware, layout, format); rows are numbered, and any run of numbers is decoded to arrays when its block
-comes. Their order is a fixed stride through the product, so that good and bad layouts mix in every block."""
+comes. Their order is a fixed stride through the product, a few neighbours at a time: good and bad layouts mix in every
+block, and what rows of a layout share can be computed once for these neighbours."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -122,9 +124,13 @@ class Points:
     degrees: np.ndarray
 
 
+TOGETHER = 32
+"""Rows that follow each other both in the product and by number."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one model: for each system its variants × layouts × precisions."""
+    """The rows of one model: of each layout the precisions × the systems that have it × their variants."""
 
     layouts: tuple[np.ndarray, ...]
     variants: int
@@ -133,13 +139,18 @@ class Rows:
     def __len__(self) -> int:
         return sum(self.variants * len(table) * self.precisions for table in self.layouts)
 
-    def _starts(self) -> np.ndarray:
-        sizes = [self.variants * len(table) * self.precisions for table in self.layouts]
-        return np.concatenate([[0], np.cumsum(sizes)])
+    @cached_property
+    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The layouts of all systems, each once; the systems of each, its own first; where its rows begin, and end."""
+        found, which = np.unique(np.concatenate(self.layouts), axis=0, return_inverse=True)
+        has = np.zeros((len(found), len(self.layouts)), bool)
+        has[which.ravel(), np.repeat(np.arange(len(self.layouts)), [len(table) for table in self.layouts])] = True
+        sizes = has.sum(axis=1) * self.variants * self.precisions
+        return found, np.argsort(~has, axis=1, kind="stable"), np.concatenate([[0], np.cumsum(sizes)])
 
     def stride(self) -> int:
-        """A step near the golden section of the number of rows and without a common factor with it."""
-        count = len(self)
+        """A step near the golden section of the number of runs of rows and without a common factor with it."""
+        count = max(len(self) // TOGETHER, 1)
         step = max(int(count * 0.6180339887498949), 1)
         while math.gcd(step, count) != 1:
             step += 1
@@ -147,16 +158,15 @@ class Rows:
 
     def take(self, numbers: np.ndarray) -> Points:
         """The rows of these numbers, decoded."""
-        starts = self._starts()
-        place = numbers.astype(np.int64) * self.stride() % len(self)
-        system = np.searchsorted(starts, place, side="right") - 1
-        rest, precision = np.divmod(place - starts[system], self.precisions)
-        counts = np.asarray([max(len(table), 1) for table in self.layouts])
-        variant, layout = np.divmod(rest, counts[system])
-        degrees = np.zeros((len(numbers), len(DEGREES)), np.int64)
-        for index, table in enumerate(self.layouts):
-            degrees[system == index] = table[layout[system == index]]
-        return Points(system, variant, precision, degrees)
+        layouts, systems, starts = self._all
+        runs = len(self) // TOGETHER
+        run, rest = np.divmod(numbers.astype(np.int64), TOGETHER)
+        place = np.where(run < runs, run * self.stride() % max(runs, 1), run) * TOGETHER + rest
+        layout = np.searchsorted(starts, place, side="right") - 1
+        rest, variant = np.divmod(place - starts[layout], self.variants)
+        has = np.diff(starts)[layout] // (self.variants * self.precisions)
+        precision, system = np.divmod(rest, has)
+        return Points(systems[layout, system], variant, precision, layouts[layout])
 
 
 def rows(space: Space, model: Spec, hard: Hardware, formats: int) -> Rows:

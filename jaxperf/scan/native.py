@@ -16,11 +16,11 @@ import numpy as np
 
 from ..native.graph import BATCH, CHUNK, FORMATS, ROW, ROWS, SYSTEM
 from ..native.jit import target
-from ..native.kernel import Batches, Kernel, Lines, Unfolded, lines, unfolded
+from ..native.kernel import NEW_FORMATS, NEW_LAYOUT, NEW_SYSTEM, Batches, Kernel, Lines, Unfolded, lines, unfolded
 from ..native.listing import Listing
 from ..tape import Tape, record
 from . import engine
-from .engine import Hardware
+from .engine import Hardware, Point
 from .inputs import group_inputs, point_of
 from .plan import Group, Part, Prepared
 
@@ -107,7 +107,7 @@ class Kernels:
     bound: dict[int, Bound] = field(default_factory=dict)
     alone: dict[int, Any] = field(default_factory=dict)
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
-    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
     seconds: float = 0.0
 
@@ -174,7 +174,8 @@ class Kernels:
         listing: Listing = RECENT(("fields", *self.keys[group.model]), lambda: Listing(program.graph, chosen))
         keys = [column.name for column in listing.columns]
         places = [place for mask, place in keys if mask & ROWS]
-        rows = iter(self._decoded(sources(bound.tables, places), len(places), row, group))
+        points = self._points(row, group)
+        rows = iter(self._inputs(sources(bound.tables, places), len(places), points))
         given = {(BATCH, 0): batch, (BATCH, 1): np.ones(len(batch)), (CHUNK, 0): chunk}
         columns = [next(rows)[: len(row)] if key[0] & ROWS else given[key] for key in keys]
         return dict(zip(FIELDS, listing(columns), strict=True))
@@ -196,30 +197,44 @@ class Kernels:
         bound, group = self.of(index), self.prepared.groups[index]
         lanes, differing = bound.kernel.target.lanes, len(bound.differing)
 
-        def decoded(numbers: np.ndarray) -> np.ndarray:
-            return self._decoded(bound.changes, differing, numbers, group)
+        def decoded(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            points = self._points(numbers, group)
+            return self._inputs(bound.changes, differing, points), changes(points)
 
         with self.lock:
             if group.model not in self.inputs:
-                held = sum(table.size for table in self.inputs.values())
+                held = sum(table.size for table, _ in self.inputs.values())
                 room = held + -(-len(group.rows) // lanes) * lanes * differing <= MOST_KEPT
                 self.inputs[group.model] = decoded(np.arange(len(group.rows) if room else 0))
-        table, filled = self.inputs[group.model], -(-count // lanes) * lanes
+        (table, new), filled = self.inputs[group.model], -(-count // lanes) * lanes
         if first + filled > table.shape[1]:
-            table, first = decoded(np.arange(first, first + count)), 0
+            (table, new), first = decoded(np.arange(first, first + count)), 0
         own = lines(table, first, filled)
         addresses = bound.same.addresses.copy()
         addresses[bound.differing] = own.addresses
-        return replace(bound.same, rows=filled, addresses=addresses, held=bound.same.held + own.held)
+        held = bound.same.held + own.held
+        return replace(bound.same, rows=filled, addresses=addresses, held=held, changes=new[first : first + filled])
 
-    def _decoded(self, sources: list[Source], inputs: int, numbers: np.ndarray, group: Group) -> np.ndarray:
-        """The inputs of rows of these numbers, [input, row], filled up to whole vectors."""
-        real = np.dtype(jnp.result_type(float))
-        lanes = target(real).lanes
+    def _points(self, numbers: np.ndarray, group: Group) -> Point:
+        """Rows of these numbers, filled up to whole vectors."""
+        lanes = target(np.dtype(jnp.result_type(float))).lanes
         numbers = numbers[np.minimum(np.arange(-(-len(numbers) // lanes) * lanes), len(numbers) - 1)]
-        points = point_of(self.prepared, group.rows.take(numbers), np.ones(len(numbers), bool))
+        return point_of(self.prepared, group.rows.take(numbers), np.ones(len(numbers), bool))
+
+    def _inputs(self, sources: list[Source], inputs: int, points: Point) -> np.ndarray:
+        """The inputs of rows, [input, row]."""
         indices = {name: getattr(points, name) for name in ("system", "efficiency", "precision")}
-        return gathered(sources, inputs, {**indices, "degrees": points.degrees.T}, len(numbers), real)
+        columns = {**indices, "degrees": points.degrees.T}
+        return gathered(sources, inputs, columns, len(points.degrees), np.dtype(jnp.result_type(float)))
+
+
+def changes(points: Point) -> np.ndarray:
+    """What each row has that the one before it has not."""
+    found = np.full(len(points.degrees), NEW_LAYOUT, np.int64)
+    layout = np.all(points.degrees[1:] == points.degrees[:-1], axis=1)
+    found[1:][layout] = NEW_FORMATS
+    found[1:][layout & (points.precision[1:] == points.precision[:-1])] = NEW_SYSTEM
+    return found
 
 
 def gathered(sources: list[Source], inputs: int, columns: dict[str, Any], count: int, real: np.dtype) -> np.ndarray:

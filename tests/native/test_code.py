@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from jaxperf.native import jit
 from jaxperf.native.code import Code
 from jaxperf.native.graph import BATCH, CHUNK, FORMATS, ROW, SYSTEM, Graph
-from jaxperf.native.kernel import Kernel, Lines, lines, unfolded
+from jaxperf.native.kernel import NEW_FORMATS, NEW_LAYOUT, NEW_SYSTEM, Kernel, Lines, lines, unfolded
+from jaxperf.native.levels import levels, steps
 from jaxperf.native.listing import Column, Listing, Table, own_columns
 from jaxperf.native.target import Target
 from jaxperf.native.words import edges, pack, present
@@ -124,6 +127,7 @@ def toy(fixed, row, batch, chunk):
     weights = jnp.sum(table * jnp.stack([row["a"], row["b"], jnp.ceil(row["a"])]))
     load = jax.lax.fori_loop(0, 3, lambda i, x: x * 0.5 + weights / (1 + i), row["b"])
     time = jnp.where(size > row["k"], jnp.exp(-size / load), jnp.sqrt(size) * load) + jnp.log1p(chunk / row["a"])
+    time += 1e-3 * jnp.sqrt(size / row["a"]) * (row["k"] + jnp.floor(size / row["k"])) / row["b"]
     time = jnp.maximum(time, jax.lax.cond(table[0] > 1, lambda: chunk**2 * 1e-4, lambda: size))
     fits = real & (time < 40)
     scores = [jnp.where(fits, time, -jnp.inf), jnp.where(fits, time * row["a"], -jnp.inf), jnp.where(fits, time, 0.0)]
@@ -204,8 +208,24 @@ def test_what_all_rows_have_alike_is_one_vector(kernel_and_reference):
     one, place = np.full(kernel.target.lanes, 2.5, kernel.real), kernel.inputs.index(1)
     addresses, steps = full.addresses.copy(), full.steps.copy()
     addresses[place], steps[place] = one.ctypes.data, 0
-    shared = kernel.share(Lines(full.rows, addresses, steps, (*full.held, one)), 37, chunks)
+    shared = kernel.share(Lines(full.rows, addresses, steps, (*full.held, one), full.changes), 37, chunks)
     np.testing.assert_array_equal(kernel.block(shared, filled).highest, expected.highest)
+
+
+def test_what_neighbouring_rows_have_in_common_is_computed_once_with_the_same_bits(kernel_and_reference):
+    kernel, program, _, filled, _, (rows, chunks, _) = kernel_and_reference
+    found = levels(program.graph, [program.results[0], program.results[-1]])
+    assert [bool(needed) for _, needed in steps(program.graph, found, [])["batch"]] == [True, True, True]
+    rows = rows | {"a": np.repeat(rows["a"], 12)[:37], "k": np.repeat(rows["k"], 4)[:37]}
+    alone = lines(_inputs(kernel, rows))
+    changes = np.full(alone.rows, NEW_SYSTEM)
+    changes[:37:4], changes[:37:12], changes[37:] = NEW_FORMATS, NEW_LAYOUT, NEW_LAYOUT
+    expected = kernel.block(kernel.share(alone, 37, chunks), filled, everything=True)
+    together = kernel.block(kernel.share(replace(alone, changes=changes), 37, chunks), filled, everything=True)
+    np.testing.assert_array_equal(together.scores, expected.scores)
+    np.testing.assert_array_equal(together.highest, expected.highest)
+    wrong = kernel.block(kernel.share(replace(alone, changes=0 * changes + NEW_SYSTEM), 37, chunks), filled)
+    assert not np.array_equal(wrong.highest, expected.highest)  # so the parts are indeed left out
 
 
 def test_lines_that_are_no_rows_are_refused(kernel_and_reference):

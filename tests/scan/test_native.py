@@ -12,6 +12,7 @@ import pytest
 import jaxperf
 from jaxperf.errors import InputError
 from jaxperf.native import jit
+from jaxperf.native.kernel import NEW_FORMATS, NEW_LAYOUT, NEW_SYSTEM
 from jaxperf.scan import Keep, build_space, engine, listing, native, runner, scan
 from jaxperf.scan.enumeration import DEGREES
 from jaxperf.scan.host import host_block
@@ -242,6 +243,25 @@ def test_what_has_no_code_falls_back_to_xla_unless_native_is_asked_for(monkeypat
     engine.program.cache_clear()
 
 
+@pytest.mark.parametrize("models", [["llama-3.1-8b"], ["deepseek-v3"], ["qwen3.5-397b-a17b"]])
+def test_rows_that_share_a_layout_are_what_each_is_alone(models):
+    space = SPACE | {
+        "models": models,
+        "kv": ["bf16", "fp8"],
+        "workloads": [[2048, 256]],
+        "batch": {"from": 1, "to": 40},
+    }
+    space |= {"fields": {"device.memory.hbm.bandwidth_GBps": [2000, 3000, 4000]}, "tp": [1, 8], "pp": [1]}
+    kernels = Kernels(prepare(build_space(space, "t")), WANTED)
+    block = whole(kernels, 0)
+    changes = block.shared.changes[: block.part.row[1]]
+    assert {NEW_LAYOUT, NEW_FORMATS, NEW_SYSTEM} == set(changes) and np.mean(changes == NEW_SYSTEM) > 0.7
+    places = np.arange(block.heights.highest[0].size)
+    alone = block.kernel.listed(block.shared, block.batches, *np.unravel_index(places, block.heights.highest.shape[1:]))
+    np.testing.assert_array_equal(alone.highest, block.heights.highest.reshape(len(WANTED), -1))
+    np.testing.assert_array_equal(alone.counts, block.heights.counts)
+
+
 def test_inputs_of_many_groups_do_not_pile_up(monkeypatch):
     monkeypatch.setattr(native, "MOST_KEPT", 20_000)
     space = SPACE | {"models": ["llama-3.1-8b"], "workloads": [[isl, 64] for isl in range(100, 1100, 100)]}
@@ -249,7 +269,7 @@ def test_inputs_of_many_groups_do_not_pile_up(monkeypatch):
     kernels = Kernels(prepared, WANTED)
     for index in range(10):
         whole(kernels, index)
-    assert sum(table.size for table in kernels.inputs.values()) <= 20_000
+    assert sum(table.size for table, _ in kernels.inputs.values()) <= 20_000
     expected = scan(space, keep=Keep(frontier=False))
     monkeypatch.setattr(native, "MOST_KEPT", 0)
     again = scan(space, keep=Keep(frontier=False))

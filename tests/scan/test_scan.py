@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jaxperf
 from jaxperf.compiling import quick
 from jaxperf.errors import InputError
 from jaxperf.scan import Keep, build_space, engine, load_space, pareto, plan, rows, scan
-from jaxperf.scan.enumeration import layouts
+from jaxperf.scan.enumeration import TOGETHER, Rows, layouts
 from jaxperf.scan.plan import block_shape, prepare
 from jaxperf.spec.library import find
 
@@ -205,6 +207,33 @@ def test_layouts_waste_nothing():
     assert {ep for _, _, ep, _, _ in found} == {1, 4}
     assert all((tp * cp * dpa) % ep == 0 and tp * pp * cp * dpa <= 64 for tp, pp, ep, cp, dpa in found)
     assert 100 not in {pp for _, pp, _, _, _ in layouts(dense, choices, 6400)}
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**30))
+def test_every_row_has_one_number_and_neighbours_share_layouts(sizes, variants, formats, seed):
+    draw = np.random.default_rng(seed)
+    tables = tuple(np.unique(draw.integers(1, 4, (size, 5)), axis=0).reshape(-1, 5) for size in sizes)
+    every = Rows(tables, variants, formats)
+    if not len(every):
+        return
+    points = every.take(np.arange(len(every)))
+    found = list(zip(points.system, points.variant, points.precision, *points.degrees.T, strict=True))
+    expected = {
+        (system, variant, precision, *layout)
+        for system, table in enumerate(tables)
+        for layout in table
+        for variant in range(variants)
+        for precision in range(formats)
+    }
+    assert len(found) == len(expected) and set(found) == expected
+    some = draw.integers(0, len(every), 20)
+    again = every.take(some)
+    np.testing.assert_array_equal(again.degrees, points.degrees[some])
+    np.testing.assert_array_equal(again.variant, points.variant[some])
+    for first in range(0, len(every), TOGETHER):
+        part = slice(first, first + TOGETHER)
+        layouts = np.any(np.diff(points.degrees[part], axis=0), axis=1).sum() + 1
+        assert layouts == len({tuple(row) for row in points.degrees[part]})
 
 
 def test_one_program_serves_every_group(toy, monkeypatch):
