@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .code import Code
 
 REASONS = 16
@@ -32,7 +34,7 @@ def folded(code: Code, vectors: list[str], total: bool = False) -> list[str]:
     return found[: len(vectors)]
 
 
-def _halved(code: Code, vectors: tuple[str, ...], owners: int, span: int, total: bool) -> str:
+def _halved(code: Code, vectors: Sequence[str], owners: int, span: int, total: bool) -> str:
     """One vector from one or two, in which each of `owners` has `span` lanes: half as many, folded."""
     width, half = owners * span, span // 2
     starts = [index * width + owner * span for index in range(len(vectors)) for owner in range(owners)]
@@ -43,7 +45,7 @@ def _halved(code: Code, vectors: tuple[str, ...], owners: int, span: int, total:
     return _better(code, lower, upper, len(starts) * half, total)
 
 
-def _shuffled(code: Code, vectors: tuple[str, ...], width: int, lanes: list[int]) -> str:
+def _shuffled(code: Code, vectors: Sequence[str], width: int, lanes: list[int]) -> str:
     """Lanes of one or two vectors, one after the other."""
     of = f"<{width} x {code.target.scalar}>"
     second = vectors[1] if len(vectors) > 1 else "poison"

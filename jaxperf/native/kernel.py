@@ -39,13 +39,13 @@ class Lines:
     changes: np.ndarray
 
 
-def lines(table: np.ndarray, first: int = 0, rows: int | None = None) -> Lines:
-    """The lines of a table [input, row], from the row `first` on, of rows that have nothing in common."""
+def lines(table: np.ndarray) -> Lines:
+    """The lines of a table [input, row], of rows that have nothing in common."""
     if table.strides[1] != table.itemsize:
         raise ValueError("neighbouring rows must stand side by side")
-    addresses = table.ctypes.data + first * table.itemsize + table.strides[0] * np.arange(len(table), dtype=np.int64)
-    rows = table.shape[1] - first if rows is None else rows
-    return Lines(rows, addresses, np.ones(len(table), np.int64), (table,), np.full(rows, NEW_LAYOUT, np.int64))
+    inputs, rows = table.shape
+    addresses = table.ctypes.data + table.strides[0] * np.arange(inputs, dtype=np.int64)
+    return Lines(rows, addresses, np.ones(inputs, np.int64), (table,), np.full(rows, NEW_LAYOUT, np.int64))
 
 
 @dataclass(frozen=True)

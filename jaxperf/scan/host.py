@@ -55,11 +55,11 @@ class HostBlock:
         row, chunk, run = np.unravel_index(places, self.heights.highest.shape[1:])
         found = self.kernel.listed(self.shared, self.batches, row, chunk, run).scores
         assert found is not None
-        score = np.stack([found[self.wanted.index(name)] for name in metrics], axis=-1)
-        known = np.all(score > -np.inf, axis=-1)
-        at, lane = np.nonzero(known)
+        columns = [found[self.wanted.index(name)].ravel() for name in metrics]
+        known = np.flatnonzero(np.logical_and.reduce([column > -np.inf for column in columns]))
+        at, lane = np.divmod(known, self.batches.length)
         rows, inner = self.numbers(row[at], chunk[at], run[at] * self.batches.length + lane)
-        return {"score": score[known], "row": rows, "inner": inner}
+        return {"score": np.stack([column[known] for column in columns], axis=-1), "row": rows, "inner": inner}
 
 
 def host_block(kernels: Kernels, index: int, part: Part, everything: bool, axes: np.ndarray | None) -> HostBlock:

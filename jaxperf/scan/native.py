@@ -107,7 +107,8 @@ class Kernels:
     bound: dict[int, Bound] = field(default_factory=dict)
     alone: dict[int, Any] = field(default_factory=dict)
     batches: dict[tuple[str, tuple[int, ...]], Batches] = field(default_factory=dict)
-    inputs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    inputs: dict[tuple[str, int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    kept: int = 0
     lock: Any = field(default_factory=threading.Lock)
     seconds: float = 0.0
 
@@ -195,25 +196,21 @@ class Kernels:
         """The inputs of `count` rows of a group from the `first` on, filled up to whole vectors. Those that differ
         between the rows of a model are kept, for all its groups, as long as there is room."""
         bound, group = self.of(index), self.prepared.groups[index]
-        lanes, differing = bound.kernel.target.lanes, len(bound.differing)
-
-        def decoded(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            points = self._points(numbers, group)
-            return self._inputs(bound.changes, differing, points), changes(points)
-
-        with self.lock:
-            if group.model not in self.inputs:
-                held = sum(table.size for table, _ in self.inputs.values())
-                room = held + -(-len(group.rows) // lanes) * lanes * differing <= MOST_KEPT
-                self.inputs[group.model] = decoded(np.arange(len(group.rows) if room else 0))
-        (table, new), filled = self.inputs[group.model], -(-count // lanes) * lanes
-        if first + filled > table.shape[1]:
-            (table, new), first = decoded(np.arange(first, first + count)), 0
-        own = lines(table, first, filled)
+        key = group.model, first, count
+        if key not in self.inputs:
+            points = self._points(np.arange(first, first + count), group)
+            decoded = self._inputs(bound.changes, len(bound.differing), points), changes(points)
+            with self.lock:
+                self.kept += decoded[0].size
+                if self.kept <= MOST_KEPT:
+                    self.inputs[key] = decoded
+        else:
+            decoded = self.inputs[key]
+        own = lines(decoded[0])
         addresses = bound.same.addresses.copy()
         addresses[bound.differing] = own.addresses
         held = bound.same.held + own.held
-        return replace(bound.same, rows=filled, addresses=addresses, held=held, changes=new[first : first + filled])
+        return replace(bound.same, rows=own.rows, addresses=addresses, held=held, changes=decoded[1])
 
     def _points(self, numbers: np.ndarray, group: Group) -> Point:
         """Rows of these numbers, filled up to whole vectors."""
