@@ -10,10 +10,10 @@ REASONS = 16
 """Room for counts by reason: code −1 (padding) first."""
 
 
-def folded(code: Code, vectors: list[str], total: bool = False) -> list[str]:
-    """The highest lane of each of some vectors, or with `total` the sum of its lanes. Two and two of them share a
-    vector, half of which belongs to each, until there is one: each fold is then one of all."""
-    t, owners, span = code.target, 1, code.target.lanes
+def folded(code: Code, vectors: list[str], lanes: int, total: bool = False) -> list[str]:
+    """The highest lane of each of some vectors of so many `lanes`, or with `total` the sum of its lanes. Two and two of
+    them share a vector, half of which belongs to each, until there is one: each fold is then one of all."""
+    t, owners, span = code.target, 1, lanes
     held = list(vectors)
     while len(held) > 1 and span > 1:
         held += held[-1:] * (len(held) % 2)
@@ -21,7 +21,7 @@ def folded(code: Code, vectors: list[str], total: bool = False) -> list[str]:
         owners, span = 2 * owners, span // 2
     found: list[str] = []
     for vector in held:
-        width, here = t.lanes, span
+        width, here = lanes, span
         while here > 1 and width > t.called:
             vector = _halved(code, (vector,), owners, here, total)
             width, here = width // 2, here // 2
@@ -32,6 +32,12 @@ def folded(code: Code, vectors: list[str], total: bool = False) -> list[str]:
             vector = _better(code, vector, other, width, total)
         found += [_lane(code, vector, width, owner * here) for owner in range(owners)]
     return found[: len(vectors)]
+
+
+def pieces(code: Code, vector: str, lanes: int) -> list[str]:
+    """A vector cut into vectors of so many lanes."""
+    width = code.target.lanes
+    return [_shuffled(code, (vector,), width, list(range(start, start + lanes))) for start in range(0, width, lanes)]
 
 
 def _halved(code: Code, vectors: Sequence[str], owners: int, span: int, total: bool) -> str:
@@ -80,7 +86,7 @@ def count(code: Code, counts: str, codes: str, room: str, after: str) -> None:
     code.do(f"%left = phi i{lanes} [ {rest}, %mixed ], [ %left_after, %another ]")
     code.declared.add(f"declare i{lanes} @llvm.cttz.i{lanes}(i{lanes}, i1)")
     place = code.put(f"call i{lanes} @llvm.cttz.i{lanes}(i{lanes} %left, i1 true)")
-    one = code.load(room, code.put(f"zext i{lanes} {place} to i64"), scalar, align)
+    one = code.load(room, _long(code, place), scalar, align)
     others = code.put(f"xor i{lanes} {_counted(code, counts, code.vector_at(room, '0'), one)}, -1")
     further = code.put(f"and i{lanes} %left, {code.put(f'sub i{lanes} %left, 1')}")
     code.do(f"%left_after = and i{lanes} {further}, {others}")
@@ -97,6 +103,11 @@ def _counted(code: Code, counts: str, codes: str, one: str) -> str:
     place = code.put(f"and i64 {code.put(f'add i64 {place}, 1')}, {REASONS - 1}")
     address = code.at(counts, place, "i64")
     before = code.put(f"load i64, ptr {address}, align 8")
-    number = code.put(f"zext i{lanes} {number} to i64")
+    number = _long(code, number)
     code.do(f"store i64 {code.put(f'add i64 {before}, {number}')}, ptr {address}, align 8")
     return flags
+
+
+def _long(code: Code, whole: str) -> str:
+    """A whole number of as many bits as there are lanes as one of 64."""
+    return whole if code.target.lanes == 64 else code.put(f"zext i{code.target.lanes} {whole} to i64")

@@ -13,16 +13,20 @@ import numpy as np
 from ..tape import Tape
 from .across import REASONS
 from .graph import BATCH, CHUNK, KINDS, Graph
-from .jit import Library, library, target
+from .jit import Library, for_batches, library, target
 from .levels import ATTRIBUTES, Levels, computed, flops, levels
 from .product import module
 from .rows import ROW_ARGUMENTS
 from .segments import SEGMENT_ARGUMENTS, segments_function
-from .tiles import TILE_ARGUMENTS, most_vectors
+from .tiles import RUN, TILE_ARGUMENTS, most_vectors
 from .unfold import unfold
 
 NEW_LAYOUT, NEW_FORMATS, NEW_SYSTEM = 0, 1, 2
 """What a row has that the row before it has not: in inputs of `graph.ROW`, of `graph.FORMATS`, of `graph.SYSTEM`."""
+
+
+LARGE = 2**16
+"""Batches, more than which need not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,13 @@ class Shared:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of a product, filled up to whole runs: each batch-level input [input, batches]; runs of `vectors`
-    vectors each."""
+    """The batches of a product, filled up to whole stretches: each batch-level input [input, batches]; `vectors` of a
+    stretch; how many `runs` there are, `per_stretch`, of `length` batches each."""
 
     values: np.ndarray
     vectors: int
     runs: int
+    per_stretch: int
     length: int
 
 
@@ -124,9 +129,12 @@ class Kernel:
     scores in place of the highest.
     """
 
-    def __init__(self, program: Unfolded, scores: list[int], effort: int = 2, total: bool = False) -> None:
+    def __init__(
+        self, program: Unfolded, scores: list[int], effort: int = 2, total: bool = False, batches: int = LARGE
+    ) -> None:
         graph = program.graph
         self.real, self.target = graph.real, target(graph.real)
+        self.of_tiles = for_batches(self.target, batches)
         self.scores = len(scores)
         chosen = [program.results[index] for index in scores]
         found = levels(graph, [*chosen, program.results[-1]])
@@ -134,7 +142,7 @@ class Kernel:
         self.live, self.chunk_live = max(len(found.inner_live), 1), max(len(found.chunk_live), 1)
         self.given = np.asarray([graph.values[node] for node in found.given] or [0], self.real)
         places = {place: index for index, place in enumerate(self.inputs)}
-        text = module(graph, found, chosen, program.results[-1], places, self.target, total)
+        text = module(graph, found, chosen, program.results[-1], places, self.target, self.of_tiles, total)
         self.library: Library = library(text, ("rows", "tiles"), effort)
         loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "batch", "each")}
         self.flops = {name: flops(graph, nodes) for name, nodes in loops.items()}
@@ -195,13 +203,14 @@ class Kernel:
 
     def batches(self, values: np.ndarray, filling: np.ndarray) -> Batches:
         """The batch-level inputs, [input, batch], filled up to whole runs."""
-        lanes, count = self.target.lanes, values.shape[1]
-        vectors = min(-(-count // lanes), most_vectors(self.target))
-        runs = -(-count // (lanes * vectors))
-        full = np.empty((values.shape[0], runs * vectors * lanes), self.real)
+        lanes, count = self.of_tiles.lanes, values.shape[1]
+        vectors = min(-(-count // lanes), most_vectors(self.of_tiles))
+        stretch = vectors * lanes
+        length = RUN if stretch > RUN else stretch
+        full = np.empty((values.shape[0], -(-count // stretch) * stretch), self.real)
         full[:, :count] = values
         full[:, count:] = filling[:, None]
-        return Batches(full, vectors, runs, vectors * lanes)
+        return Batches(full, vectors, full.shape[1] // length, stretch // length, length)
 
     def _tiles(self, shared: Shared, batches: Batches, given: dict[str, int], keep: tuple[Any, ...]) -> None:
         common = {
@@ -228,6 +237,7 @@ class Kernel:
             "height_metric": int(np.prod(shape[1:])),
             "counts": counts.ctypes.data,
             "rows": shared.rows,
+            "stretches": batches.runs // batches.per_stretch,
             "runs": batches.runs,
             "changes": shared.changes.ctypes.data,
         }
@@ -243,27 +253,31 @@ class Kernel:
         self._tiles(shared, batches, given, (highest, counts, scores, reasons))
         return Heights(highest, counts, scores, reasons)
 
-    def listed(self, shared: Shared, batches: Batches, row: np.ndarray, chunk: np.ndarray, run: np.ndarray) -> Heights:
-        """All configurations of some runs: scores [score, run, batch of the run]."""
-        listed = [np.ascontiguousarray(each, np.int64) for each in (row, chunk, run)]
-        count = len(listed[0])
-        highest, counts = np.empty((self.scores, count), self.real), np.zeros(REASONS, np.int64)
-        scores = np.empty((self.scores, count, batches.length), self.real)
-        reasons = np.empty((count, batches.length), np.int8)
+    def listed(
+        self, shared: Shared, batches: Batches, row: np.ndarray, chunk: np.ndarray, run: np.ndarray
+    ) -> np.ndarray:
+        """All scores of some runs, [score, run, batch of the run]."""
+        stretch, part = np.divmod(run, batches.per_stretch)
+        listed = [np.ascontiguousarray(each, np.int64) for each in (row, chunk, stretch)]
+        count, length = len(listed[0]), batches.per_stretch * batches.length
+        scores, reasons = np.empty((self.scores, count, length), self.real), np.empty((count, length), np.int8)
+        heights, counts = np.empty((self.scores, count, batches.per_stretch), self.real), np.zeros(REASONS, np.int64)
         given = {
-            "heights": highest.ctypes.data,
-            "height_metric": count,
+            "heights": heights.ctypes.data,
+            "height_metric": count * batches.per_stretch,
             "counts": counts.ctypes.data,
             "scores": scores.ctypes.data,
-            "score_metric": count * batches.length,
+            "score_metric": count * length,
             "reasons": reasons.ctypes.data,
             "rows": count,
             "listed_rows": listed[0].ctypes.data,
             "listed_chunks": listed[1].ctypes.data,
-            "listed_runs": listed[2].ctypes.data,
+            "listed_stretches": listed[2].ctypes.data,
         }
-        self._tiles(shared, batches, given, (listed, highest, counts, scores, reasons))
-        return Heights(highest, counts, scores, reasons)
+        self._tiles(shared, batches, given, (listed, heights, counts, scores, reasons))
+        if batches.per_stretch == 1:
+            return scores
+        return scores.reshape(self.scores, count, -1, batches.length)[:, np.arange(count), part]
 
 
 def _sorted_library(graph: Graph, found: Levels, scores: list[int], reason: int, effort: int) -> Library:

@@ -114,7 +114,7 @@ def segments_function(
     code.label("counted")
     code.do("br label %next_vector")
     code.label("done")
-    for place, top in enumerate(folded(code, [f"%top{place}" for place in range(len(scores))])):
+    for place, top in enumerate(folded(code, [f"%top{place}" for place in range(len(scores))], lanes)):
         shift_by = code.put(f"mul i64 {segments}, {place}")
         address = code.at(highest, code.put(f"add i64 %s, {shift_by}"), t.scalar)
         code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")

@@ -1,15 +1,15 @@
-"""The inner loops of a product: a run of neighbouring batches of one row, side by side, for all chunks."""
+"""The inner loops of a product: a stretch of neighbouring batches of one row, side by side, for all chunks."""
 
 from __future__ import annotations
 
-from .across import count, folded
+from .across import count, folded, pieces
 from .code import Load
 from .graph import Graph
 from .levels import Function, Levels, computed, steps
 from .target import Target
 
 RUN = 32
-"""Batches of a run, or as many as a vector has lanes where that is more."""
+"""Batches of a run, which leaves one highest score. A stretch, of one vector or a few, has one run or two."""
 
 TILE_ARGUMENTS = (
     "given",
@@ -25,38 +25,38 @@ TILE_ARGUMENTS = (
     "score_metric",
     "reasons",
     "rows",
+    "stretches",
     "runs",
     "listed_rows",
     "listed_chunks",
-    "listed_runs",
+    "listed_stretches",
     "changes",
 )
 """What `tiles` is called with: places in an array of 64-bit numbers and addresses."""
 
 
 def most_vectors(target: Target) -> int:
-    """Vectors of a run, at most."""
+    """Vectors of a stretch, at most."""
     return max(RUN // target.lanes, 1)
 
 
 def tile_function(
     graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str], total: bool
 ) -> str:
-    """`tile`: one run of batches of one row, for some chunks. What is at %kept from the row before is computed anew as
-    far as it changes: all with %change 0, what depends on formats or a system with 1, on a system with 2. Highest
-    scores, or `total` ones, go to `heights` from
-    %height on, every `runs` further a chunk; all scores, where they are asked for, to `scores` from %score on, a run's
-    length further."""
+    """`tile`: one stretch of batches of one row, for some chunks. What is at %kept from the row before is computed anew
+    as far as it changes: all with %change 0, what depends on formats or a system with 1, on a system with 2. Highest
+    scores of runs, or `total` ones, go to `heights` from %height on, every %height_step further a chunk; all scores,
+    where they are asked for, to `scores` from %score on, every %score_step further."""
     tile = _Tile(graph, found, scores, reason, target, declared, total)
     tile.batches()
     tile.chunks()
     head = "define internal void @tile(ptr noalias %a, ptr noalias %a_total, ptr noalias %kept, i64 %change, i64 %row, "
-    head += "i64 %run, i64 %first, i64 %end, i64 %height, i64 %height_step, i64 %score, i64 %score_step) #0 {"
+    head += "i64 %stretch, i64 %first, i64 %end, i64 %height, i64 %height_step, i64 %score, i64 %score_step) #0 {"
     return "\n".join([head, "entry:", *tile.code.lines, "}"])
 
 
 def kept(graph: Graph, found: Levels) -> list[int]:
-    """What of the batches of a run is kept, in order."""
+    """What of the batches of a stretch is kept, in order."""
     return sorted({node for _, needed in steps(graph, found, [])["batch"] for node in needed} | set(found.batch_live))
 
 
@@ -110,7 +110,7 @@ class _Tile:
         """What depends on batches but not on chunks, kept for all chunks and for the rows that follow."""
         f, code, lanes = self.arguments, self.code, self.target.lanes
         self.values = f.address("batch_values")
-        self.begin = code.put(f"mul i64 %run, {code.put(f'mul i64 {self.vectors}, {lanes}')}")
+        self.begin = code.put(f"mul i64 %stretch, {code.put(f'mul i64 {self.vectors}, {lanes}')}")
         # The batches come as arrays one after the other: an input's place says which.
         self.length_of_all = code.put("load i64, ptr %a_total, align 8")
         inputs = {node for node in self.found.batch_live if self.graph.names[node] == "input"}
@@ -134,7 +134,7 @@ class _Tile:
             code.do(f"br label %next_batch{number}")
 
     def part(self, nodes: list[int], wanted: set[int], offset: str) -> None:
-        """One part of what depends on batches, of the vector at `offset` in the run: keeps what is `wanted` of it."""
+        """One part of what depends on batches, of the vector at `offset` in the stretch: keeps what is `wanted`."""
         code, graph, found = self.code, self.graph, self.found
         place = code.put(f"add i64 {self.begin}, {offset}")
         inputs = {node for node in found.batch if graph.names[node] == "input"}
@@ -152,33 +152,37 @@ class _Tile:
             code.keep(code.as_real(str(names.get(node) or load(node)), graph.kinds[node]), "%kept", at)
 
     def held(self, node: int, offset: str) -> str | None:
-        """What is kept of the vector at `offset` in the run."""
+        """What is kept of the vector at `offset` in the stretch."""
         if node not in self.batch_place:
             return None
         at = self.code.put(f"add i64 {offset}, {self.batch_place[node] * self.room}")
         return self.code.from_real(self.code.vector_at("%kept", at), self.graph.kinds[node])
 
     def chunks(self) -> None:
-        """For each chunk the vectors of the run, and what the run leaves."""
+        """For each chunk the vectors of the stretch, and what its runs leave."""
         f, code, found, t = self.arguments, self.code, self.found, self.target
         code.label("chunk_loop")
         chunk_live, chunks = f.address("chunk_live"), f.number("chunks")
         heights, height_metric = f.address("heights"), f.number("height_metric")
         code.do("br label %next_chunk")
         code.label("next_chunk")
-        code.do("%c = phi i64 [ %first, %chunk_loop ], [ %c_after, %run_done ]")
-        code.do("%h = phi i64 [ %height, %chunk_loop ], [ %h_after, %run_done ]")
-        code.do("%s = phi i64 [ %score, %chunk_loop ], [ %s_after, %run_done ]")
+        code.do("%c = phi i64 [ %first, %chunk_loop ], [ %c_after, %stretch_done ]")
+        code.do("%h = phi i64 [ %height, %chunk_loop ], [ %h_after, %stretch_done ]")
+        code.do("%s = phi i64 [ %score, %chunk_loop ], [ %s_after, %stretch_done ]")
         code.do("%more_chunks = icmp slt i64 %c, %end")
         code.do("br i1 %more_chunks, label %chunk, label %out")
         code.label("chunk")
         at = code.put(f"mul i64 %row, {chunks}")
         at = code.put(f"add i64 {at}, %c")
         at = code.put(f"mul i64 {at}, {max(len(found.chunk_live), 1)}")
-        tops = self.run(code.at(chunk_live, at, t.scalar))
-        for index, top in enumerate(folded(code, tops, self.total)):
+        tops = self.stretch(code.at(chunk_live, at, t.scalar))
+        lanes = min(t.lanes, RUN)
+        tops = [piece for top in tops for piece in pieces(code, top, lanes)]
+        for number, top in enumerate(folded(code, tops, lanes, self.total)):
+            index, run = divmod(number, t.lanes // lanes)
             shift = code.put(f"mul i64 {height_metric}, {index}")
-            address = code.at(heights, code.put(f"add i64 %h, {shift}"), t.scalar)
+            place = code.put(f"add i64 %h, {run}")
+            address = code.at(heights, code.put(f"add i64 {place}, {shift}"), t.scalar)
             code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")
         code.do("%c_after = add i64 %c, 1")
         code.do("%h_after = add i64 %h, %height_step")
@@ -187,15 +191,15 @@ class _Tile:
         code.label("out")
         code.do("ret void")
 
-    def run(self, chunk: str) -> list[str]:
-        """All vectors of a run for one chunk, whose values are at `chunk`: of each score the highest in every lane.
-        Leaves the block `run_done` open."""
+    def stretch(self, chunk: str) -> list[str]:
+        """All vectors of a stretch for one chunk, whose values are at `chunk`: of each score the highest in every lane.
+        Leaves the block `stretch_done` open."""
         code, t = self.code, self.target
         if self.most == 1:
             tops = self.each(chunk, "0")
             code.label("each_end")
-            code.do("br label %run_done")
-            code.label("run_done")
+            code.do("br label %stretch_done")
+            code.label("stretch_done")
             return tops
         v, worst = t.vector(), t.splat(t.real.type(0 if self.total else "-inf"), "f")
         code.do("br label %next_each")
@@ -204,7 +208,7 @@ class _Tile:
         for index in range(len(self.scores)):
             code.do(f"%top{index} = phi {v} [ {worst}, %chunk ], [ %top{index}_after, %each_end ]")
         code.do(f"%more_each = icmp slt i64 %e, {self.vectors}")
-        code.do("br i1 %more_each, label %each, label %run_done")
+        code.do("br i1 %more_each, label %each, label %stretch_done")
         code.label("each")
         values = self.each(chunk, code.put(f"mul i64 %e, {t.lanes}"))
         code.label("each_end")
@@ -216,11 +220,11 @@ class _Tile:
             code.do(f"%top{index}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{index}")
         code.do("%e_after = add i64 %e, 1")
         code.do("br label %next_each")
-        code.label("run_done")
+        code.label("stretch_done")
         return [f"%top{index}" for index in range(len(self.scores))]
 
     def each(self, chunk: str, here: str) -> list[str]:
-        """One vector of configurations, `here` in the run: its scores. Counts its codes, and goes on at `each_end`."""
+        """One vector of configurations, `here` in the stretch: its scores. Counts its codes, goes on at `each_end`."""
         code, graph, t = self.code, self.graph, self.target
         chunk_place = {node: index for index, node in enumerate(self.found.chunk_live)}
 

@@ -53,8 +53,7 @@ class HostBlock:
         """Configurations of some runs of which all `metrics` are known: scores [point, metric], numbers of row and
         within it."""
         row, chunk, run = np.unravel_index(places, self.heights.highest.shape[1:])
-        found = self.kernel.listed(self.shared, self.batches, row, chunk, run).scores
-        assert found is not None
+        found = self.kernel.listed(self.shared, self.batches, row, chunk, run)
         columns = [found[self.wanted.index(name)].ravel() for name in metrics]
         known = np.flatnonzero(np.logical_and.reduce([column > -np.inf for column in columns]))
         at, lane = np.divmod(known, self.batches.length)

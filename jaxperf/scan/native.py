@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..native.graph import BATCH, CHUNK, FORMATS, ROW, ROWS, SYSTEM
-from ..native.jit import target
+from ..native.jit import for_batches, target
 from ..native.kernel import NEW_FORMATS, NEW_LAYOUT, NEW_SYSTEM, Batches, Kernel, Lines, Unfolded, lines, unfolded
 from ..native.listing import Listing
 from ..tape import Tape, record
@@ -163,8 +163,10 @@ class Kernels:
         self.unfolded[name] = program = RECENT(("unfolded", *its), lambda: unfolded(tape, known, rows, 2, real))
         effort = 2 if self.prepared.configurations > LARGE else 0
         scores = list(range(len(self.wanted)))
+        batches = len(self.prepared.space.batch)
         self.made[name] = RECENT(
-            ("kernel", *its, effort, self.total), lambda: Kernel(program, scores, effort, self.total)
+            ("kernel", *its, effort, self.total, for_batches(target(real), batches).lanes),
+            lambda: Kernel(program, scores, effort, self.total, batches),
         )
 
     def metrics(self, index: int, row: np.ndarray, batch: np.ndarray, chunk: np.ndarray) -> dict[str, np.ndarray]:

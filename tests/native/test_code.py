@@ -178,16 +178,32 @@ def test_runs_leave_their_highest_scores_and_give_all_again(kernel_and_reference
     np.testing.assert_array_equal(short.highest, runs.max(axis=-1))
     row, chunk, run = (np.asarray(each) for each in ([0, 36, 5], [2, 0, 1], [filled.runs - 1, 0, 1]))
     again = kernel.listed(shared, filled, row, chunk, run)
-    np.testing.assert_array_equal(again.scores, runs[:, row, chunk, run])
+    np.testing.assert_array_equal(again, runs[:, row, chunk, run])
 
 
 @pytest.mark.parametrize("scores", [[2], [2, 2], [0, 2, 1], [1, 0, 2, 2, 0]])
-def test_any_number_of_scores_leave_their_highest(kernel_and_reference, scores):
-    _, program, _, filled, _, (rows, chunks, _) = kernel_and_reference
-    kernel = Kernel(program, scores, effort=0)
-    found = kernel.block(kernel.share(lines(_inputs(kernel, rows)), 37, chunks), filled, everything=True)
+@pytest.mark.parametrize("count", [1, 19, 40, 70])
+def test_any_number_of_scores_and_batches_leave_their_highest(kernel_and_reference, scores, count):
+    _, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
+    kernel = Kernel(program, scores, effort=0, batches=count)
+    filled = kernel.batches(np.stack([batches[:count], np.ones(count, kernel.real)]), np.asarray([1, 0]))
+    shared = kernel.share(lines(_inputs(kernel, rows)), 37, chunks)
+    found = kernel.block(shared, filled, everything=True)
+    for index, score in enumerate(scores):
+        np.testing.assert_allclose(found.scores[index][..., :count], expected[score][..., :count], rtol=1e-5)
     runs = found.scores.reshape(*found.scores.shape[:3], filled.runs, filled.length)
     np.testing.assert_array_equal(found.highest, runs.max(axis=-1))
+    np.testing.assert_array_equal(found.counts, np.bincount(found.reasons.ravel() + 1, minlength=len(found.counts)))
+    row, chunk, run = np.indices(found.highest.shape[1:]).reshape(3, -1)
+    np.testing.assert_array_equal(kernel.listed(shared, filled, row, chunk, run), runs[:, row, chunk, run])
+
+
+@pytest.mark.parametrize("registers", [4, 8, 16])
+def test_vectors_are_no_longer_than_the_batches_ask_for(registers):
+    real = REALS[0]
+    narrow = Target(real, 2 * registers, registers)
+    widths = {count: jit.for_batches(narrow, count).lanes // registers for count in (1, registers, 2 * registers, 4096)}
+    assert widths == {1: 1, registers: 1, 2 * registers: 2, 4096: 4 if registers == 16 else 2}
 
 
 @pytest.mark.parametrize("scores", [[2], [2, 2, 2]])
