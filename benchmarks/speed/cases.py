@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxperf.native.kernel import NEW_FORMATS, NEW_LAYOUT
+from jaxperf.native.product import TOGETHER
 from jaxperf.scan import Keep, absorb, load_space, scan
 from jaxperf.scan.engine import wanted_metrics
 from jaxperf.scan.keep import reductions
 from jaxperf.scan.listing import ConfigurationList, parts, priced
 from jaxperf.scan.native import Kernels
-from jaxperf.scan.plan import Prepared, prepare
+from jaxperf.scan.plan import Prepared, block_shape, prepare
 from jaxperf.scan.reduce import sign
 from jaxperf.scan.rows import COLUMN
 from jaxperf.scan.space import DEGREES, Space
@@ -120,8 +122,12 @@ def product_flops(space: Space, keep: Keep) -> dict[str, Any]:
         kernel, rows, chunks = kernels.of(index).kernel, len(group.rows), len(group.chunk)
         size = np.asarray(group.batch, kernel.real)
         batches = kernel.batches(np.stack([size, size]), np.zeros(2)).values.shape[1]
-        of_row = kernel.flops["row"] + chunks * kernel.flops["chunk"]
-        done += rows * (of_row + batches * (kernel.flops["batch"] + chunks * kernel.flops["each"]))
+        changes, shape = kernels.rows(index, 0, rows).changes[:rows], block_shape(prepared, whole=True)
+        changes[:: min(TOGETHER, shape.points)] = NEW_LAYOUT
+        layouts, formats = (int(np.sum(changes <= change)) for change in (NEW_LAYOUT, NEW_FORMATS))
+        done += rows * (kernel.flops["row"] + chunks * kernel.flops["chunk"])
+        done += batches * (layouts * kernel.flops["layout"] + formats * kernel.flops["formats"])
+        done += batches * rows * (kernel.flops["batch"] + chunks * kernel.flops["each"])
         nodes[group.model] = kernel.nodes
     return {"flops_per_configuration": done / prepared.configurations, "operations_by_loop": nodes}
 
@@ -169,7 +175,8 @@ def flat(work: Work, reduction: str, describe: bool, one_by_one: bool = False) -
             return block
         kernel, rows = block.kernel, int(block.rows[-1]) + 1
         of_row = kernel.flops["row"] + len(block.how.values["chunk"]) * kernel.flops["chunk"]
-        flops.append(rows * of_row + len(block.words) * (kernel.flops["batch"] + kernel.flops["each"]))
+        of_one = sum(kernel.flops[loop] for loop in ("layout", "formats", "batch", "each"))
+        flops.append(rows * of_row + len(block.words) * of_one)
         return block
 
     def apart(index: int, first: int, end: int) -> Any:

@@ -14,7 +14,7 @@ from ..tape import Tape
 from .across import REASONS
 from .graph import BATCH, CHUNK, KINDS, Graph
 from .jit import Library, for_batches, library, target
-from .levels import ATTRIBUTES, Levels, computed, flops, levels
+from .levels import ATTRIBUTES, Levels, computed, flops, levels, steps
 from .product import module
 from .rows import ROW_ARGUMENTS
 from .segments import SEGMENT_ARGUMENTS, segments_function
@@ -125,8 +125,9 @@ class Kernel:
 
     `inputs` are the places of the rows' inputs that it reads. Of the results, those of `scores` and the last are
     computed. `effort` is LLVM's (see `jit.library`). `flops` are those of a row, of a chunk of a row, of a batch of a
-    row, and of each configuration besides, and `nodes` the operations of these loops. With `total`, runs leave sums of
-    scores in place of the highest.
+    layout, of its formats and of a row (see `levels.steps`), and of each configuration besides, and `nodes` the
+    operations of these loops. With `total`, runs leave sums of scores in place of the highest. There will be so many
+    `batches`.
     """
 
     def __init__(
@@ -144,7 +145,9 @@ class Kernel:
         places = {place: index for index, place in enumerate(self.inputs)}
         text = module(graph, found, chosen, program.results[-1], places, self.target, self.of_tiles, total)
         self.library: Library = library(text, ("rows", "tiles"), effort)
-        loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "batch", "each")}
+        loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "each")}
+        parts = steps(graph, found, [])["batch"]
+        loops |= {name: nodes for name, (nodes, _) in zip(("layout", "formats", "batch"), parts, strict=True)}
         self.flops = {name: flops(graph, nodes) for name, nodes in loops.items()}
         self.nodes = {name: len(nodes) for name, nodes in loops.items()}
         self._sorted = partial(_sorted_library, graph, found, chosen, program.results[-1], effort)
