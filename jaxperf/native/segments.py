@@ -4,10 +4,13 @@ A configuration is a 64-bit word: what its row is in the upper bits, then the in
 
 from __future__ import annotations
 
-from .across import count, folded
+import math
+
+from .across import folded
 from .code import Code
 from .graph import BATCH, Graph
-from .levels import Function, Levels, computed, steps
+from .inner import Inner
+from .levels import Levels, computed, steps
 from .target import Target
 
 SEGMENT_ARGUMENTS = (
@@ -24,104 +27,91 @@ def segments_function(
     scores of each, [score, segment], and counts by code; where `scores` are asked for, all of them and the codes, in
     the order of the words. Up to a vector more is read and written after the last word.
     """
-    f = Function(graph, target, declared, SEGMENT_ARGUMENTS)
-    code, lanes, t = f.code, target.lanes, target
-    v, wide = t.vector(), f"<{lanes} x i64>"
-    row_place = {node: index for index, node in enumerate(found.inner_live)}
-    chunk_place = {node: index for index, node in enumerate(found.chunk_live)}
-    given_place = {node: index for index, node in enumerate(found.given)}
-    given, live, chunk_live, words = (f.address(n) for n in ("given", "live", "chunk_live", "words"))
-    begins, rows, all_scores, reasons, highest, counts = (
-        f.address(n) for n in ("begins", "rows", "scores", "reasons", "highest", "counts")
-    )
-    chunks, segments, metric = f.number("chunks"), f.number("segments"), f.number("score_metric")
-    stored = code.put(f"icmp ne i64 {f.number('scores')}, 0")
-    codes_at = code.put(f"alloca {t.scalar}, i64 {lanes}, align 64")
-    worst, none = t.splat(t.real.type("-inf"), "f"), t.splat(t.real.type(-1), "f")
-    places = "<" + ", ".join(f"i64 {lane}" for lane in range(lanes)) + ">"
-    batch_bits, chunk_bits = f.number("batch_bits"), f.number("chunk_bits")
-    masks = []
-    for bits in (batch_bits, chunk_bits):
-        one = code.put(f"shl i64 1, {bits}")
-        masks.append(code.spread(code.put(f"sub i64 {one}, 1"), "i64"))
-    shift = code.spread(batch_bits, "i64")
-    code.do("br label %next")
-    code.label("next")
-    code.do("%s = phi i64 [ 0, %entry ], [ %s_after, %done ]")
-    code.do(f"%more = icmp slt i64 %s, {segments}")
-    code.do("br i1 %more, label %segment, label %end")
-    code.label("segment")
-    begin = code.load(begins, "%s", "i64", 8)
-    code.do("%s_after = add i64 %s, 1")
-    end = code.load(begins, "%s_after", "i64", 8)
-    number = code.load(rows, "%s", "i64", 8)
-    row = code.at(live, code.put(f"mul i64 {number}, {max(len(found.inner_live), 1)}"), t.scalar)
-    of_row = code.put(f"mul i64 {number}, {chunks}")
-    chunk = code.at(chunk_live, code.put(f"mul i64 {of_row}, {max(len(found.chunk_live), 1)}"), t.scalar)
-    code.do("br label %next_vector")
-    code.label("next_vector")
-    code.do(f"%n = phi i64 [ {begin}, %segment ], [ %n_after, %counted ]")
-    for place in range(len(scores)):
-        code.do(f"%top{place} = phi {v} [ {worst}, %segment ], [ %top{place}_after, %counted ]")
-    code.do(f"%more_vectors = icmp slt i64 %n, {end}")
-    code.do("br i1 %more_vectors, label %vector, label %done")
-    code.label("vector")
-    word = code.load(words, "%n", wide, 8)
-    whole = code.put(f"and {wide} {word}, {masks[0]}")
-    batch = code.put(f"sitofp {wide} {whole} to {v}")
-    index = code.put(f"and {wide} {code.put(f'lshr {wide} {word}, {shift}')}, {masks[1]}")
-    step = "<" + ", ".join([f"i64 {max(len(found.chunk_live), 1)}"] * lanes) + ">"
-    index = code.put(f"mul {wide} {index}, {step}")
+    segments = _Segments(graph, found, scores, reason, target, declared, SEGMENT_ARGUMENTS)
+    segments.all()
+    return "\n".join(["define void @segments(ptr noalias %a) #0 {", "entry:", *segments.code.lines, "}"])
 
-    def load(node: int) -> str | None:
-        if node in given_place:
-            return code.spread_at(given, str(given_place[node]))
-        if node in row_place:
-            return code.from_real(code.spread_at(row, str(row_place[node])), graph.kinds[node])
-        if node in chunk_place:
-            return code.from_real(_gathered(code, chunk, index, chunk_place[node], wide), graph.kinds[node])
-        if graph.names[node] == "input" and graph.masks[node] == BATCH:
-            return batch if graph.operands[node] == (0,) else t.splat(True, "b")
-        return None
 
-    # The two loops of a product, one after the other: their products and sums fuse as they do there.
-    outer = code.compute_parts(steps(graph, found, [])["batch"], load)
-    names = code.compute(computed(graph, found.each), lambda node: outer.get(node) or load(node), {*scores, reason})
+class _Segments(Inner):
+    """`segments` as it is written."""
 
-    def result(node: int) -> str:
-        return t.splat(graph.values[node], "f") if graph.literal[node] else str(names.get(node) or load(node))
+    def all(self) -> None:
+        """Every segment."""
+        f, code, t = self.arguments, self.code, self.target
+        begins, rows, highest, number = (
+            f.address("begins"),
+            f.address("rows"),
+            f.address("highest"),
+            f.number("segments"),
+        )
+        self.words, self.wide = f.address("words"), f"<{t.lanes} x i64>"
+        self.shift, self.masks = code.spread(f.number("batch_bits"), "i64"), []
+        for bits in (f.number("batch_bits"), f.number("chunk_bits")):
+            beyond = code.put(f"shl i64 1, {bits}")
+            self.masks.append(code.spread(code.put(f"sub i64 {beyond}, 1"), "i64"))
+        code.do("br label %next")
+        code.label("next")
+        code.do("%s = phi i64 [ 0, %entry ], [ %s_after, %done ]")
+        code.do(f"%more = icmp slt i64 %s, {number}")
+        code.do("br i1 %more, label %segment, label %end")
+        code.label("segment")
+        begin = code.load(begins, "%s", "i64", 8)
+        code.do("%s_after = add i64 %s, 1")
+        end = code.load(begins, "%s_after", "i64", 8)
+        row = code.load(rows, "%s", "i64", 8)
+        self.row, chunk = self.of_row(row), self.of_chunk(row)
+        code.do("br label %next_vector")
+        code.label("next_vector")
+        code.do(f"%n = phi i64 [ {begin}, %segment ], [ %n_after, %counted ]")
+        tops = self.tops("segment", "counted")
+        code.do(f"%more_vectors = icmp slt i64 %n, {end}")
+        code.do("br i1 %more_vectors, label %vector, label %done")
+        code.label("vector")
+        values, codes = self.vector(chunk, end)
+        self.raised(tops, values)
+        code.do(f"%n_after = add i64 %n, {t.lanes}")
+        self.leave(values, codes, "%n", "counted")
+        code.label("counted")
+        code.do("br label %next_vector")
+        code.label("done")
+        for place, top in enumerate(folded(code, tops, t.lanes)):
+            address = code.at(highest, code.put(f"add i64 %s, {code.put(f'mul i64 {number}, {place}')}"), t.scalar)
+            code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")
+        code.do("br label %next")
+        code.label("end")
+        code.do("ret void")
 
-    at = code.put(f"add {wide} {code.spread('%n', 'i64')}, {places}")
-    mine = code.put(f"icmp slt {wide} {at}, {code.spread(end, 'i64')}")
+    def vector(self, chunk: str, end: str) -> tuple[list[str], str]:
+        """Scores and codes of the words from %n on, those of a row whose chunks' values are at `chunk`; nothing from
+        the word `end` on."""
+        code, graph, found, t, wide = self.code, self.graph, self.found, self.target, self.wide
+        word = code.load(self.words, "%n", wide, 8)
+        batch = code.put(f"sitofp {wide} {code.put(f'and {wide} {word}, {self.masks[0]}')} to {t.vector()}")
+        index = code.put(f"and {wide} {code.put(f'lshr {wide} {word}, {self.shift}')}, {self.masks[1]}")
+        step = "<" + ", ".join([f"i64 {max(len(found.chunk_live), 1)}"] * t.lanes) + ">"
+        index = code.put(f"mul {wide} {index}, {step}")
 
-    def masked(value: str, other: str) -> str:
-        return code.put(f"select {t.vector('b')} {mine}, {v} {value}, {v} {other}")
+        def load(node: int) -> str | None:
+            if node in self.chunk_place:
+                found = _gathered(code, chunk, index, self.chunk_place[node], wide)
+                return code.from_real(found, graph.kinds[node])
+            if graph.names[node] == "input" and graph.masks[node] == BATCH:
+                return batch if graph.operands[node] == (0,) else t.splat(True, "b")
+            return self.constant(node)
 
-    values, code_of = [masked(result(node), worst) for node in scores], masked(result(reason), none)
-    for place, value in enumerate(values):
-        better = code.put(f"fcmp ogt {v} {value}, %top{place}")
-        code.do(f"%top{place}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{place}")
-    code.do(f"br i1 {stored}, label %store, label %count")
-    code.label("store")
-    for place, value in enumerate(values):
-        code.keep(value, all_scores, code.put(f"add i64 %n, {code.put(f'mul i64 {metric}, {place}')}"))
-    narrow = code.put(f"fptosi {v} {code_of} to <{lanes} x i8>")
-    code.do(f"store <{lanes} x i8> {narrow}, ptr {code.at(reasons, '%n', 'i8')}, align 1")
-    code.do("br label %count")
-    code.label("count")
-    code.do(f"%n_after = add i64 %n, {lanes}")
-    count(code, counts, code_of, codes_at, "counted")
-    code.label("counted")
-    code.do("br label %next_vector")
-    code.label("done")
-    for place, top in enumerate(folded(code, [f"%top{place}" for place in range(len(scores))], lanes)):
-        shift_by = code.put(f"mul i64 {segments}, {place}")
-        address = code.at(highest, code.put(f"add i64 %s, {shift_by}"), t.scalar)
-        code.do(f"store {t.scalar} {top}, ptr {address}, align {t.real.itemsize}")
-    code.do("br label %next")
-    code.label("end")
-    code.do("ret void")
-    return "\n".join(["define void @segments(ptr noalias %a) #0 {", "entry:", *code.lines, "}"])
+        # The loops of a product, one after the other: their products and sums fuse as they do there.
+        outer = code.compute_parts(steps(graph, found, [])["batch"], load)
+        needed = {*self.scores, self.reason}
+        names = code.compute(computed(graph, found.each), lambda node: outer.get(node) or load(node), needed)
+        places = "<" + ", ".join(f"i64 {lane}" for lane in range(t.lanes)) + ">"
+        at = code.put(f"add {wide} {code.spread('%n', 'i64')}, {places}")
+        mine = code.put(f"icmp slt {wide} {at}, {code.spread(end, 'i64')}")
+
+        def masked(node: int, other: float) -> str:
+            value, beyond = self.result(node, names, load), t.splat(t.real.type(other), "f")
+            return code.put(f"select {t.vector('b')} {mine}, {t.vector()} {value}, {t.vector()} {beyond}")
+
+        return [masked(node, -math.inf) for node in self.scores], masked(self.reason, -1)
 
 
 def _gathered(code: Code, base: str, index: str, place: int, wide: str) -> str:

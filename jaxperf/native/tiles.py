@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .across import count, folded, pieces
-from .code import Load
+from .across import folded, pieces
 from .graph import Graph
-from .levels import Function, Levels, computed, steps
+from .inner import Inner
+from .levels import Levels, computed, steps
 from .target import Target
 
 RUN = 32
@@ -60,7 +60,7 @@ def kept(graph: Graph, found: Levels) -> list[int]:
     return sorted({node for _, needed in steps(graph, found, [])["batch"] for node in needed} | set(found.batch_live))
 
 
-class _Tile:
+class _Tile(Inner):
     """`tile` as it is written."""
 
     def __init__(
@@ -73,38 +73,13 @@ class _Tile:
         declared: set[str],
         total: bool,
     ) -> None:
-        f = self.arguments = Function(graph, target, declared, TILE_ARGUMENTS)
-        self.graph, self.found, self.scores, self.reason = graph, found, scores, reason
-        self.target, self.total, self.most = target, total, most_vectors(target)
-        code = self.code = f.code
-        self.row_place = {node: index for index, node in enumerate(found.inner_live)}
+        super().__init__(graph, found, scores, reason, target, declared, TILE_ARGUMENTS)
+        self.total, self.most = total, most_vectors(target)
         self.parts = steps(graph, found, [])["batch"]
         self.batch_place = {node: index for index, node in enumerate(kept(graph, found))}
-        self.given_place = {node: index for index, node in enumerate(found.given)}
-        self.given, self.vectors = f.address("given"), f.number("vectors")
         self.room = self.most * target.lanes
-        self.codes_at = code.put(f"alloca {target.scalar}, i64 {target.lanes}, align 64")
-        self.counts, self.all_scores, self.reasons = (f.address(name) for name in ("counts", "scores", "reasons"))
-        self.score_metric = f.number("score_metric")
-        self.storing = code.put(f"icmp ne i64 {f.number('scores')}, 0")
-        row = code.put(f"mul i64 %row, {max(len(found.inner_live), 1)}")
-        self.row = code.at(f.address("live"), row, target.scalar)
-
-    def constant(self, node: int) -> str | None:
-        """What is the same for the whole row."""
-        code = self.code
-        if node in self.given_place:
-            return code.spread_at(self.given, str(self.given_place[node]))
-        if node in self.row_place:
-            place = str(self.row_place[node])
-            return code.from_real(code.spread_at(self.row, place), self.graph.kinds[node])
-        return None
-
-    def result(self, node: int, names: dict[int, str], load: Load) -> str:
-        """The value of a result."""
-        if self.graph.literal[node]:
-            return self.target.splat(self.graph.values[node], "f")
-        return str(names.get(node) or load(node))
+        self.vectors = self.arguments.number("vectors")
+        self.row = self.of_row("%row")
 
     def batches(self) -> None:
         """What depends on batches but not on chunks, kept for all chunks and for the rows that follow."""
@@ -160,9 +135,8 @@ class _Tile:
 
     def chunks(self) -> None:
         """For each chunk the vectors of the stretch, and what its runs leave."""
-        f, code, found, t = self.arguments, self.code, self.found, self.target
+        f, code, t = self.arguments, self.code, self.target
         code.label("chunk_loop")
-        chunk_live, chunks = f.address("chunk_live"), f.number("chunks")
         heights, height_metric = f.address("heights"), f.number("height_metric")
         code.do("br label %next_chunk")
         code.label("next_chunk")
@@ -172,10 +146,7 @@ class _Tile:
         code.do("%more_chunks = icmp slt i64 %c, %end")
         code.do("br i1 %more_chunks, label %chunk, label %out")
         code.label("chunk")
-        at = code.put(f"mul i64 %row, {chunks}")
-        at = code.put(f"add i64 {at}, %c")
-        at = code.put(f"mul i64 {at}, {max(len(found.chunk_live), 1)}")
-        tops = self.stretch(code.at(chunk_live, at, t.scalar))
+        tops = self.stretch(self.of_chunk("%row", "%c"))
         lanes = min(t.lanes, RUN)
         tops = [piece for top in tops for piece in pieces(code, top, lanes)]
         for number, top in enumerate(folded(code, tops, lanes, self.total)):
@@ -201,49 +172,31 @@ class _Tile:
             code.do("br label %stretch_done")
             code.label("stretch_done")
             return tops
-        v, worst = t.vector(), t.splat(t.real.type(0 if self.total else "-inf"), "f")
         code.do("br label %next_each")
         code.label("next_each")
         code.do("%e = phi i64 [ 0, %chunk ], [ %e_after, %each_end ]")
-        for index in range(len(self.scores)):
-            code.do(f"%top{index} = phi {v} [ {worst}, %chunk ], [ %top{index}_after, %each_end ]")
+        tops = self.tops("chunk", "each_end", self.total)
         code.do(f"%more_each = icmp slt i64 %e, {self.vectors}")
         code.do("br i1 %more_each, label %each, label %stretch_done")
         code.label("each")
         values = self.each(chunk, code.put(f"mul i64 %e, {t.lanes}"))
         code.label("each_end")
-        for index, value in enumerate(values):
-            if self.total:
-                code.do(f"%top{index}_after = fadd {v} %top{index}, {value}")
-                continue
-            better = code.put(f"fcmp ogt {v} {value}, %top{index}")
-            code.do(f"%top{index}_after = select {t.vector('b')} {better}, {v} {value}, {v} %top{index}")
+        self.raised(tops, values, self.total)
         code.do("%e_after = add i64 %e, 1")
         code.do("br label %next_each")
         code.label("stretch_done")
-        return [f"%top{index}" for index in range(len(self.scores))]
+        return tops
 
     def each(self, chunk: str, here: str) -> list[str]:
         """One vector of configurations, `here` in the stretch: its scores. Counts its codes, goes on at `each_end`."""
-        code, graph, t = self.code, self.graph, self.target
-        chunk_place = {node: index for index, node in enumerate(self.found.chunk_live)}
+        code, graph = self.code, self.graph
 
         def load(node: int) -> str | None:
-            if node in chunk_place:
-                return code.from_real(code.spread_at(chunk, str(chunk_place[node])), graph.kinds[node])
+            if node in self.chunk_place:
+                return code.from_real(code.spread_at(chunk, str(self.chunk_place[node])), graph.kinds[node])
             return self.held(node, here) or self.constant(node)
 
         names = code.compute(computed(graph, self.found.each), load, {*self.scores, self.reason})
-        values, reason = [self.result(node, names, load) for node in self.scores], self.result(self.reason, names, load)
-        code.do(f"br i1 {self.storing}, label %store, label %count")
-        code.label("store")
-        to = code.put(f"add i64 %s, {here}")
-        for index, value in enumerate(values):
-            shift = code.put(f"mul i64 {self.score_metric}, {index}")
-            code.keep(value, self.all_scores, code.put(f"add i64 {to}, {shift}"))
-        narrow = code.put(f"fptosi {t.vector()} {reason} to <{t.lanes} x i8>")
-        code.do(f"store <{t.lanes} x i8> {narrow}, ptr {code.at(self.reasons, to, 'i8')}, align 1")
-        code.do("br label %count")
-        code.label("count")
-        count(code, self.counts, reason, self.codes_at, "each_end")
+        values = [self.result(node, names, load) for node in self.scores]
+        self.leave(values, self.result(self.reason, names, load), code.put(f"add i64 %s, {here}"), "each_end")
         return values
