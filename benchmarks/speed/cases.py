@@ -122,7 +122,7 @@ def product_flops(space: Space, keep: Keep) -> dict[str, Any]:
         kernel, rows, chunks = kernels.of(index).kernel, len(group.rows), len(group.chunk)
         size = np.asarray(group.batch, kernel.real)
         batches = kernel.batches(np.stack([size, size]), np.zeros(2)).values.shape[1]
-        changes, shape = kernels.rows(index, 0, rows).changes[:rows], block_shape(prepared, whole=True)
+        changes, shape = kernels.rows(index, 0, rows).changes[:rows].copy(), block_shape(prepared, whole=True)
         changes[:: min(TOGETHER, shape.points)] = NEW_LAYOUT
         layouts, formats = (int(np.sum(changes <= change)) for change in (NEW_LAYOUT, NEW_FORMATS))
         done += rows * (kernel.flops["row"] + chunks * kernel.flops["chunk"])

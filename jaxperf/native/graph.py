@@ -125,7 +125,7 @@ class Graph:
         elif name == "div":
             if self.is_value(operands[1], 1) or self.is_value(operands[0], 0):
                 return operands[0]
-            if self.reciprocals and self._is_outer(*operands[::-1]):
+            if self.reciprocals and self.kinds[operands[1]] == "f" and self._is_outer(*operands[::-1]):
                 one = self.constant(self.real.type(1))
                 return self.apply("mul", (operands[0], self.apply("div", (one, operands[1]), "f")), "f")
         elif name == "select_n":
@@ -151,9 +151,9 @@ class Graph:
             return None
         left, case = cases
         kind = self.kinds[case]
-        if self.names[which] == "and":
+        if self.names[which] == "and" and self.masks[case]:
             for inner, outer in (self.operands[which], self.operands[which][::-1]):
-                if self.masks[case] and self._is_outer(case, which) and self._is_outer(outer, which):
+                if _is_within(self.masks[outer] | self.masks[case], self.masks[inner]):
                     case = self.apply("select_n", (outer, left, case), kind)
                     return self.apply("select_n", (inner, left, case), kind)
         if self.names[case] == "select_n" and self.operands[case][1] == left and not self._is_outer(case, which):
@@ -175,8 +175,7 @@ class Graph:
 
     def _is_outer(self, node: int, other: int) -> bool:
         """Whether a node depends on some axes of another, but not on all of them."""
-        mine, its = self.masks[node], self.masks[other]
-        return self.kinds[node] in "fb" and mine != its and mine | its == its
+        return _is_within(self.masks[node], self.masks[other])
 
     def kind_of(self, name: str, operands: tuple[int, ...]) -> str:
         """The kind of number that an operation gives, where its name or its operands tell."""
@@ -194,3 +193,8 @@ class Graph:
                 if self.names[node] != "input":
                     open_.extend(self.operands[node])
         return sorted(seen)
+
+
+def _is_within(mask: int, other: int) -> bool:
+    """Whether some axes are a part of others, but not all of them."""
+    return mask != other and mask | other == other

@@ -139,9 +139,10 @@ def _ladder(score: np.ndarray, first: np.ndarray, metric: str) -> np.ndarray:
 
 def _steps(score: np.ndarray, metric: str) -> np.ndarray:
     """The exponent of scores and the first six bits of their mantissa as whole numbers that rise with them. All scores
-    of a metric have its sign, or are −∞."""
+    of a metric have its sign, or are zero or −∞."""
+    size = sign(metric) * score + score.dtype.type(0)  # of two zeros the positive one
     wide = score.dtype.itemsize == 8
-    return sign(metric) * (np.ascontiguousarray(score).view(np.int64 if wide else np.int32) >> (46 if wide else 17))
+    return sign(metric) * (size.view(np.int64 if wide else np.int32) >> (46 if wide else 17))
 
 
 def _some(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -125,7 +125,7 @@ class Points:
 
 
 TOGETHER = 32
-"""Rows that follow each other both in the product and by number."""
+"""Rows that follow each other both in the product and by number: as many as take turns in `native.product`."""
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,13 @@ def _unpack(payload: bytes) -> tuple[int, Parts]:
         return int(arrays["unit"]), parts
 
 
-def pack_units(units: dict[int, Parts]) -> bytes:
-    """Units as bytes, for another process."""
-    return b"".join(_record(_pack(unit, parts)) for unit, parts in units.items())
+def pack(numbered: dict[int, Parts]) -> bytes:
+    """Parts by number as bytes, for another process."""
+    return b"".join(_record(_pack(number, parts)) for number, parts in numbered.items())
 
 
-def unpack_units(data: bytes) -> dict[int, Parts]:
-    """The reverse of `pack_units`. **Raises** `ValueError` for bytes that are damaged."""
+def unpack(data: bytes) -> dict[int, Parts]:
+    """The reverse of `pack`. **Raises** `ValueError` for bytes that are damaged."""
     units, end = {}, 0
     for payload, after in _records(io.BytesIO(data)):
         unit, parts = _unpack(payload)

@@ -203,8 +203,8 @@ class Kernels:
             points = self._points(np.arange(first, first + count), group)
             decoded = self._inputs(bound.changes, len(bound.differing), points), changes(points)
             with self.lock:
-                self.kept += decoded[0].size
-                if self.kept <= MOST_KEPT:
+                if key not in self.inputs and self.kept + decoded[0].size <= MOST_KEPT:
+                    self.kept += decoded[0].size
                     self.inputs[key] = decoded
         else:
             decoded = self.inputs[key]

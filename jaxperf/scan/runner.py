@@ -262,26 +262,35 @@ def _note(state: Progress, kept: tuple[Reduction, ...], parts: Parts, size: int)
                     state.best[metric] = max(state.best.get(metric, -np.inf), top * 1.0)
 
 
-def _gather(scan: Scan) -> dict[int, Parts]:
-    """The parts of all units, from all processes."""
-    everything: dict[int, Parts] = {}
-    processes = scan.settings.processes
+def _gather(scan: Scan) -> dict[int, list[Parts]]:
+    """The parts of each group by its index: of all its units, or where there are several processes, one of each."""
+    processes, mine = scan.settings.processes, {}
+    for unit in scan.units:
+        if unit.index in scan.parts:
+            mine.setdefault(unit.group, []).append(scan.parts[unit.index])
     if processes.count == 1:
-        return scan.parts
-    for data in processes.exchange("parts", journals.pack_units(scan.parts)):
-        everything |= journals.unpack_units(data)
+        return mine
+    merged = {index: _merged(scan.job.kept, parts) for index, parts in mine.items()}
+    everything: dict[int, list[Parts]] = {}
+    for number, data in enumerate(processes.exchange("parts", journals.pack(merged))):
+        for index, parts in (merged if number == processes.index else journals.unpack(data)).items():
+            everything.setdefault(index, []).append(parts)
     return everything
 
 
-def _result(scan: Scan, parts: dict[int, Parts], resumed: int, compiled: float, wall: float) -> ScanResult:
+def _merged(kept: tuple[Reduction, ...], parts: list[Parts]) -> Parts:
+    """Several parts of a group as one, for each reduction."""
+    if not parts:
+        return [reduction.extract(reduction.init()) for reduction in kept]
+    return [reduction.merge([part[index] for part in parts]) for index, reduction in enumerate(kept)]
+
+
+def _result(scan: Scan, parts: dict[int, list[Parts]], resumed: int, compiled: float, wall: float) -> ScanResult:
     prepared, kept, processes = scan.job.prepared, scan.job.kept, scan.settings.processes
-    found = []
-    for index in range(len(prepared.groups)):
-        mine = [parts[unit.index] for unit in scan.units if unit.group == index]
-        if not mine:
-            mine = [[reduction.extract(reduction.init()) for reduction in kept]]
-        merged = [reduction.merge([part[i] for part in mine]) for i, reduction in enumerate(kept)]
-        found.append(group_result(prepared, index, kept, merged))
+    found = [
+        group_result(prepared, index, kept, _merged(kept, parts.get(index, [])))
+        for index in range(len(prepared.groups))
+    ]
     infeasible: dict[str, int] = {}
     for group in found:
         for reason, count in group.counts.items():

@@ -102,7 +102,14 @@ def test_choices_that_leave_the_same_literal_are_made_at_once():
     inner, second = graph.apply("gt", (both, one), "b"), graph.apply("lt", (both, row), "b")
     chosen = graph.apply("select_n", (inner, none, graph.apply("select_n", (second, none, both), "f")), "f")
     assert graph.operands[chosen] == (graph.apply("and", (inner, second), "b"), none, both)
+    alone = graph.apply("gt", (graph.input(0, BATCH, "f"), one), "b")
     outer = graph.apply("is_finite", (row,), "b")
+    for flags in ((alone, outer), (outer, alone)):  # neither belongs to a loop within the other's
+        chosen = graph.apply("select_n", (flags[0], none, graph.apply("select_n", (flags[1], none, row), "f")), "f")
+        assert graph.operands[chosen] == (graph.apply("and", flags, "b"), none, row)
+    no = graph.constant(np.bool_(False))
+    chosen = graph.apply("select_n", (graph.apply("and", (inner, outer), "b"), no, outer), "b")
+    assert graph.operands[chosen][0] == inner
     chosen = graph.apply("select_n", (graph.apply("and", (inner, outer), "b"), none, row), "f")
     assert graph.operands[chosen] == (inner, none, graph.apply("select_n", (outer, none, row), "f"))
     kept = graph.apply("select_n", (inner, none, graph.apply("select_n", (second, both, none), "f")), "f")

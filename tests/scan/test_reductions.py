@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxperf.phases.end_to_end import REASONS
+from jaxperf.scan import absorb
 from jaxperf.scan.pareto import BINS, Pareto, logarithmic_bin
 from jaxperf.scan.pareto3 import Pareto3
 from jaxperf.scan.reduce import Best, Block, Counts, Place, sign
@@ -206,3 +207,22 @@ def test_bins_are_monotone(values, direction):
     assert bins.min() >= 0
     assert bins.max() < BINS
     assert int(logarithmic_bin(jnp.asarray(-np.inf, real), direction)) == 0
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["requests_per_s", "ttft"]), st.sampled_from([np.float32, np.float64]))
+def test_the_ladder_rules_out_nothing_that_is_open(seed, metric, real):
+    draw = np.random.default_rng(seed)
+    values = np.asarray([0.0, -0.0, 1e-40, 1e-30, 0.5, 1.0, 1.0 + 1e-6, 1.02, 3.0, 1e9, 3e38, np.inf]).astype(real)
+    direction = 1 if metric == "requests_per_s" else -1
+    known = direction * draw.choice(values[:-1], (9, 2)).astype(real)
+    order = np.lexsort((-known[:, 1], -known[:, 0]))
+    reached = np.maximum.accumulate(np.append(real(-np.inf), known[order, 1]))[:-1]
+    known = known[order][known[order, 1] > reached]
+    first, second = (direction * draw.choice(values, (2, 50))).astype(real)
+    first[np.isinf(first)], second[np.isinf(second)] = -np.inf, -np.inf
+    tall = second > absorb._ladder(known, first, metric)
+    open_ = absorb._open(known, first, second) & (second > -np.inf)
+    assert not np.any(open_ & ~tall)
+    higher = absorb._steps(known[:, 0], metric)[:, None] > absorb._steps(first, metric)
+    assert not np.any(tall & np.any(higher & (known[:, 1:] >= second), axis=0))
+    assert np.all(absorb._ladder(known[:0], first, metric) == -np.inf)
