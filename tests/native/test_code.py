@@ -210,7 +210,7 @@ def test_vectors_are_no_longer_than_the_batches_ask_for(registers):
     real = REALS[0]
     narrow = Target(real, 2 * registers, registers)
     widths = {count: jit.for_batches(narrow, count).lanes // registers for count in (1, registers, 2 * registers, 4096)}
-    assert widths == {1: 1, registers: 1, 2 * registers: 2, 4096: 4 if registers == 16 else 2}
+    assert widths == {1: 1, registers: 1, 2 * registers: 2, 4096: 4}
 
 
 @pytest.mark.parametrize("scores", [[2], [2, 2, 2]])
