@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from .across import count
 from .code import Load
-from .graph import Graph
-from .levels import Function, Levels
+from .levels import Function, Wanted
 from .target import Target
 
 
@@ -14,18 +13,11 @@ class Inner:
     `counts`, `scores` (0 where they are not asked for) and `reasons`, and how far apart `scores` of two metrics are,
     `score_metric`."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        found: Levels,
-        scores: list[int],
-        reason: int,
-        target: Target,
-        declared: set[str],
-        names: tuple[str, ...],
-    ) -> None:
-        f = self.arguments = Function(graph, target, declared, names)
-        self.graph, self.found, self.scores, self.reason, self.target = graph, found, scores, reason, target
+    def __init__(self, wanted: Wanted, target: Target, declared: set[str], names: tuple[str, ...]) -> None:
+        f = self.arguments = Function(wanted.graph, target, declared, names)
+        found = wanted.found
+        self.graph, self.found, self.scores, self.reason = wanted.graph, found, wanted.scores, wanted.reason
+        self.target = target
         self.code = f.code
         self.row_place = {node: index for index, node in enumerate(found.inner_live)}
         self.chunk_place = {node: index for index, node in enumerate(found.chunk_live)}

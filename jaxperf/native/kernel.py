@@ -14,7 +14,7 @@ from ..tape import Tape
 from .across import REASONS
 from .graph import BATCH, CHUNK, KINDS, Graph
 from .jit import Library, for_batches, library, target
-from .levels import ATTRIBUTES, Levels, computed, flops, levels, steps
+from .levels import ATTRIBUTES, Wanted, computed, flops, levels, steps
 from .product import module
 from .rows import ROW_ARGUMENTS
 from .segments import SEGMENT_ARGUMENTS, segments_function
@@ -137,20 +137,21 @@ class Kernel:
         self.real, self.target = graph.real, target(graph.real)
         self.of_tiles = for_batches(self.target, batches)
         self.scores = len(scores)
-        chosen = [program.results[index] for index in scores]
-        found = levels(graph, [*chosen, program.results[-1]])
+        chosen, reason = [program.results[index] for index in scores], program.results[-1]
+        found = levels(graph, [*chosen, reason])
+        wanted = Wanted(graph, found, chosen, reason)
         self.inputs = sorted({graph.operands[node][0] for node in found.row if graph.names[node] == "input"})
         self.live, self.chunk_live = max(len(found.inner_live), 1), max(len(found.chunk_live), 1)
         self.given = np.asarray([graph.values[node] for node in found.given] or [0], self.real)
         places = {place: index for index, place in enumerate(self.inputs)}
-        text = module(graph, found, chosen, program.results[-1], places, self.target, self.of_tiles, total)
+        text = module(wanted, places, self.target, self.of_tiles, total)
         self.library: Library = library(text, ("rows", "tiles"), effort)
         loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "each")}
         parts = steps(graph, found, [])["batch"]
         loops |= {name: nodes for name, (nodes, _) in zip(("layout", "formats", "batch"), parts, strict=True)}
         self.flops = {name: flops(graph, nodes) for name, nodes in loops.items()}
         self.nodes = {name: len(nodes) for name, nodes in loops.items()}
-        self._sorted = partial(_sorted_library, graph, found, chosen, program.results[-1], effort)
+        self._sorted = partial(_sorted_library, wanted, effort)
 
     def share(self, rows: Lines, count: int, chunks: np.ndarray) -> Shared:
         """Computes what belongs to rows, and to chunks of rows.
@@ -283,8 +284,8 @@ class Kernel:
         return scores.reshape(self.scores, count, -1, batches.length)[:, np.arange(count), part]
 
 
-def _sorted_library(graph: Graph, found: Levels, scores: list[int], reason: int, effort: int) -> Library:
+def _sorted_library(wanted: Wanted, effort: int) -> Library:
     """The code for sorted words: made when it is first asked for."""
     declared: set[str] = set()
-    body = segments_function(graph, found, scores, reason, target(graph.real), declared)
+    body = segments_function(wanted, target(wanted.graph.real), declared)
     return library("\n".join([body, *sorted(declared), ATTRIBUTES, ""]), ("segments",), effort)

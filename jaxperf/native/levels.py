@@ -71,6 +71,16 @@ def levels(graph: Graph, results: list[int]) -> Levels:
     )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What code is to compute: of a graph, whose nodes were found by level, the nodes of scores and of a reason."""
+
+    graph: Graph
+    found: Levels
+    scores: list[int]
+    reason: int
+
+
 def shared(found: Levels) -> set[int]:
     """What rows leave for any other loop."""
     return {*found.inner_live, *found.chunk_needs}

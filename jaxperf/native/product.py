@@ -7,32 +7,22 @@ neighbouring batches leaves only its highest scores, unless all are asked for.""
 
 from __future__ import annotations
 
-from .graph import Graph
-from .levels import ATTRIBUTES, Levels
+from .levels import ATTRIBUTES, Wanted
 from .rows import rows_function
 from .target import Target
 from .tiles import RUN, TILE_ARGUMENTS, kept, most_vectors, tile_function
 
 
-def module(
-    graph: Graph,
-    found: Levels,
-    scores: list[int],
-    reason: int,
-    places: dict[int, int],
-    target: Target,
-    of_tiles: Target,
-    total: bool = False,
-) -> str:
+def module(wanted: Wanted, places: dict[int, int], target: Target, of_tiles: Target, total: bool = False) -> str:
     """The module of a product: `rows(a)` and `tiles(a)`, each of the address of its arguments, each for a target of its
     own. The rows' inputs that are read stand at `places` among their lines; runs leave `total` scores in place of the
     highest."""
     declared: set[str] = set()
     parts = [
-        rows_function(graph, found, places, target, declared),
-        tile_function(graph, found, scores, reason, of_tiles, declared, total),
+        rows_function(wanted.graph, wanted.found, places, target, declared),
+        tile_function(wanted, of_tiles, declared, total),
+        _tiles(wanted, of_tiles),
     ]
-    parts.append(_tiles(graph, found, of_tiles))
     return "\n".join([*parts, *sorted(declared), ATTRIBUTES, ""])
 
 
@@ -40,7 +30,7 @@ TOGETHER = 32
 """Rows that take turns at each stretch of batches: what they have in common is computed once for them."""
 
 
-def _tiles(graph: Graph, found: Levels, target: Target) -> str:
+def _tiles(wanted: Wanted, target: Target) -> str:
     """`tiles`: all stretches of some rows and chunks, or those of a list, each with its chunk."""
 
     def argument(name: str) -> str:
@@ -50,7 +40,7 @@ def _tiles(graph: Graph, found: Levels, target: Target) -> str:
     used = ("rows", "stretches", "runs", "chunks", "changes", "vectors")
     used += ("listed_rows", "listed_chunks", "listed_stretches")
     loads = "\n".join(argument(name) for name in used)
-    room = max(len(kept(graph, found)), 1) * most_vectors(target) * target.lanes
+    room = max(len(kept(wanted.graph, wanted.found)), 1) * most_vectors(target) * target.lanes
     call = "call void @tile(ptr %a, ptr %total, ptr %kept"
     per = max(target.lanes // RUN, 1)
     return f"""define void @tiles(ptr noalias %a) #0 {{

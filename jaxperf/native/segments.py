@@ -8,9 +8,9 @@ import math
 
 from .across import folded
 from .code import Code
-from .graph import BATCH, Graph
+from .graph import BATCH
 from .inner import Inner
-from .levels import Levels, computed, steps
+from .levels import Wanted, computed, steps
 from .target import Target
 
 SEGMENT_ARGUMENTS = (
@@ -20,14 +20,12 @@ SEGMENT_ARGUMENTS = (
 """What `segments` is called with: places in an array of 64-bit numbers and addresses."""
 
 
-def segments_function(
-    graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str]
-) -> str:
+def segments_function(wanted: Wanted, target: Target, declared: set[str]) -> str:
     """`segments`: segment s is of row rows[s] and has the words from begins[s] to begins[s + 1]. It leaves the highest
     scores of each, [score, segment], and counts by code; where `scores` are asked for, all of them and the codes, in
     the order of the words. Up to a vector more is read and written after the last word.
     """
-    segments = _Segments(graph, found, scores, reason, target, declared, SEGMENT_ARGUMENTS)
+    segments = _Segments(wanted, target, declared, SEGMENT_ARGUMENTS)
     segments.all()
     return "\n".join(["define void @segments(ptr noalias %a) #0 {", "entry:", *segments.code.lines, "}"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .across import folded, pieces
 from .graph import Graph
 from .inner import Inner
-from .levels import Levels, computed, steps
+from .levels import Levels, Wanted, computed, steps
 from .target import Target
 
 RUN = 32
@@ -40,14 +40,12 @@ def most_vectors(target: Target) -> int:
     return max(RUN // target.lanes, 1)
 
 
-def tile_function(
-    graph: Graph, found: Levels, scores: list[int], reason: int, target: Target, declared: set[str], total: bool
-) -> str:
+def tile_function(wanted: Wanted, target: Target, declared: set[str], total: bool) -> str:
     """`tile`: one stretch of batches of one row, for some chunks. What is at %kept from the row before is computed anew
     as far as it changes: all with %change 0, what depends on formats or a system with 1, on a system with 2. Highest
     scores of runs, or `total` ones, go to `heights` from %height on, every %height_step further a chunk; all scores,
     where they are asked for, to `scores` from %score on, every %score_step further."""
-    tile = _Tile(graph, found, scores, reason, target, declared, total)
+    tile = _Tile(wanted, target, declared, total)
     tile.batches()
     tile.chunks()
     head = "define internal void @tile(ptr noalias %a, ptr noalias %a_total, ptr noalias %kept, i64 %change, i64 %row, "
@@ -63,20 +61,11 @@ def kept(graph: Graph, found: Levels) -> list[int]:
 class _Tile(Inner):
     """`tile` as it is written."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        found: Levels,
-        scores: list[int],
-        reason: int,
-        target: Target,
-        declared: set[str],
-        total: bool,
-    ) -> None:
-        super().__init__(graph, found, scores, reason, target, declared, TILE_ARGUMENTS)
+    def __init__(self, wanted: Wanted, target: Target, declared: set[str], total: bool) -> None:
+        super().__init__(wanted, target, declared, TILE_ARGUMENTS)
         self.total, self.most = total, most_vectors(target)
-        self.parts = steps(graph, found, [])["batch"]
-        self.batch_place = {node: index for index, node in enumerate(kept(graph, found))}
+        self.parts = steps(self.graph, self.found, [])["batch"]
+        self.batch_place = {node: index for index, node in enumerate(kept(self.graph, self.found))}
         self.room = self.most * target.lanes
         self.vectors = self.arguments.number("vectors")
         self.row = self.of_row("%row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -83,22 +84,30 @@ def group_inputs(prepared: Prepared, index: int) -> tuple[Model, Inputs]:
 
 
 def _group_inputs(prepared: Prepared, group: Group) -> tuple[Model, Inputs]:
-    space, model, hard = prepared.space, prepared.models[group.model], prepared.hardware
+    """Groups share what they have in common with those that are there: all systems, a model its formats, too."""
+    real, space, model = np.dtype(jnp.result_type(float)), prepared.space, prepared.models[group.model]
+    lengths = {"isl": np.asarray(group.isl, real), "osl": np.asarray(group.osl, real)}
+    known = {prepared.groups[other].model: both for other, both in list(prepared.inputs.items())}
+    if group.model in known:
+        found, inputs = known[group.model]
+        return found, replace(inputs, **lengths)
     kinds = [
         build_precision(precision_document(model.document["precision"], weights, kv, model.document["layer_groups"]))
         for weights, kv in prepared.precisions[group.model]
     ]
-    efficiencies = [efficiency_document_of(space.efficiency, name, space.engine) for name in hard.names]
-    real = np.dtype(jnp.result_type(float))
-    inputs = Inputs(
-        systems=_stacked_systems(prepared),
-        efficiencies=stack([build_efficiency(document) for document in efficiencies]),
-        precisions=stack(kinds),
-        engine=on_host(build_engine(_engine(prepared))),
-        isl=np.asarray(group.isl, real),
-        osl=np.asarray(group.osl, real),
-        slo=on_host(Slo(space.slo_ttft, space.slo_tpot)),
-    )
+    if known:
+        inputs = replace(next(iter(known.values()))[1], precisions=stack(kinds), **lengths)
+    else:
+        names = prepared.hardware.names
+        efficiencies = [efficiency_document_of(space.efficiency, name, space.engine) for name in names]
+        inputs = Inputs(
+            systems=_stacked_systems(prepared),
+            efficiencies=stack([build_efficiency(document) for document in efficiencies]),
+            precisions=stack(kinds),
+            engine=on_host(build_engine(_engine(prepared))),
+            slo=on_host(Slo(space.slo_ttft, space.slo_tpot)),
+            **lengths,
+        )
     documents = [spec.document for spec in prepared.models.values()]
     slots = max(len(document["layer_groups"]) for document in documents)
     built = without_places(build_model(model.document), documents)
