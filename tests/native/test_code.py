@@ -235,6 +235,35 @@ def test_what_all_rows_have_alike_is_one_vector(kernel_and_reference):
     np.testing.assert_array_equal(kernel.block(shared, filled).highest, expected.highest)
 
 
+@pytest.mark.parametrize("without", [("avx512",), ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "evex512", "amx")])
+def test_processors_with_narrower_registers_compute_the_same(kernel_and_reference, without, monkeypatch):
+    _, program, _, _, expected, (rows, chunks, batches) = kernel_and_reference
+    binding = jit.llvm()
+    features = binding.get_host_cpu_features()
+    fewer = type(features)({name: on and not name.startswith(without) for name, on in features.items()})
+    try:
+        monkeypatch.setattr(binding, "get_host_cpu_features", lambda: fewer)
+        jit.target.cache_clear()
+        kernel = Kernel(program, [0, 1])
+        filled = kernel.batches(np.stack([batches, np.ones_like(batches)]), np.asarray([1, 0]))
+        shared = kernel.share(lines(_inputs(kernel, rows)), 37, chunks)
+        found = kernel.block(shared, filled, everything=True)
+        places, columns = listed(rows, chunks, batches, 101)
+        listing = Listing(program.graph, [program.results[index] for index in (0, 1, -1)])
+        one_by_one = listing([columns[each.name] for each in listing.columns])
+    finally:
+        monkeypatch.undo()
+        jit.target.cache_clear()
+    assert kernel.target.called * kernel.real.itemsize <= 32
+    for index in range(2):
+        np.testing.assert_allclose(found.scores[index][..., :70], expected[index], rtol=1e-5)
+    np.testing.assert_array_equal(found.reasons[..., :70], expected[3])
+    np.testing.assert_array_equal(found.counts, np.bincount(found.reasons.ravel() + 1, minlength=len(found.counts)))
+    runs = found.scores.reshape(*found.scores.shape[:3], filled.runs, filled.length)
+    np.testing.assert_array_equal(found.highest, runs.max(axis=-1))
+    np.testing.assert_array_equal(one_by_one[:2], found.scores[:, *places])
+
+
 def test_what_neighbouring_rows_have_in_common_is_computed_once_with_the_same_bits(kernel_and_reference):
     kernel, program, _, filled, _, (rows, chunks, _) = kernel_and_reference
     found = levels(program.graph, [program.results[0], program.results[-1]])
