@@ -145,7 +145,7 @@ class Kernel:
         self.given = np.asarray([graph.values[node] for node in found.given] or [0], self.real)
         places = {place: index for index, place in enumerate(self.inputs)}
         text = module(wanted, places, self.target, self.of_tiles, total)
-        self.library: Library = library(text, ("rows", "tiles"), effort)
+        self.library: Library = library(text, ("rows", "tiles", "listed"), effort)
         loops = {name: computed(graph, getattr(found, name)) for name in ("row", "chunk", "each")}
         parts = steps(graph, found, [])["batch"]
         loops |= {name: nodes for name, (nodes, _) in zip(("layout", "formats", "batch"), parts, strict=True)}
@@ -216,7 +216,7 @@ class Kernel:
         full[:, count:] = filling[:, None]
         return Batches(full, vectors, full.shape[1] // length, stretch // length, length)
 
-    def _tiles(self, shared: Shared, batches: Batches, given: dict[str, int], keep: tuple[Any, ...]) -> None:
+    def _tiles(self, name: str, shared: Shared, batches: Batches, given: dict[str, int], keep: tuple[Any, ...]) -> None:
         common = {
             "given": self.given.ctypes.data,
             "live": shared.live.ctypes.data,
@@ -227,7 +227,7 @@ class Kernel:
         }
         everything = dict.fromkeys(TILE_ARGUMENTS, 0) | common | given
         arguments = np.asarray([*(everything[name] for name in TILE_ARGUMENTS), batches.values.shape[1]], np.int64)
-        self.library.functions["tiles"](arguments.ctypes.data)
+        self.library.functions[name](arguments.ctypes.data)
         del keep
 
     def block(self, shared: Shared, batches: Batches, everything: bool = False) -> Heights:
@@ -254,7 +254,7 @@ class Kernel:
                 "score_metric": int(np.prod(full[1:])),
                 "reasons": reasons.ctypes.data,
             }
-        self._tiles(shared, batches, given, (highest, counts, scores, reasons))
+        self._tiles("tiles", shared, batches, given, (highest, counts, scores, reasons))
         return Heights(highest, counts, scores, reasons)
 
     def listed(
@@ -278,7 +278,7 @@ class Kernel:
             "listed_chunks": listed[1].ctypes.data,
             "listed_stretches": listed[2].ctypes.data,
         }
-        self._tiles(shared, batches, given, (listed, heights, counts, scores, reasons))
+        self._tiles("listed", shared, batches, given, (listed, heights, counts, scores, reasons))
         if batches.per_stretch == 1:
             return scores
         return scores.reshape(self.scores, count, -1, batches.length)[:, np.arange(count), part]
