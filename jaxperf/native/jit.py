@@ -36,8 +36,8 @@ INTERLEAVED = 2
 """Registers that a vector of the code fills."""
 
 COSTS = {1: 1.1, 2: 1.0, 4: 0.9}
-"""What a lane costs in the loop over batches, by the registers that a vector fills there: measured with registers of
-16, 8 and 4 floats (1.12, 1, 0.88; 1, 1, 0.91; 1.25, 1, 0.92)."""
+"""What a lane costs in the loop over batches, by the registers that a vector fills there: an estimate from trials on
+one processor, with registers of 16, 8 and 4 floats. It decides how fast a scan is, not what it finds."""
 
 
 def available() -> bool:

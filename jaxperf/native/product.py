@@ -28,7 +28,8 @@ def module(wanted: Wanted, places: dict[int, int], target: Target, of_tiles: Tar
 
 
 TOGETHER = 32
-"""Rows that take turns at each stretch of batches: what they have in common is computed once for them."""
+"""Rows that take turns at each stretch of batches: what they have in common is computed once for them, so that those of
+a layout should be neighbours."""
 
 
 def _outer(name: str, used: tuple[str, ...], body: str, wanted: Wanted, target: Target) -> str:

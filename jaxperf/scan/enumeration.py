@@ -16,6 +16,7 @@ import numpy as np
 
 from ..constants import BLANKET_CLASSES
 from ..errors import InputError
+from ..native.product import TOGETHER
 from ..spec.documents.engine import redundant_experts
 from ..spec.library import Spec, find, set_path
 from .sampling import draw
@@ -124,13 +125,10 @@ class Points:
     degrees: np.ndarray
 
 
-TOGETHER = 32
-"""Rows that follow each other both in the product and by number: as many as take turns in `native.product`."""
-
-
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one model: of each layout the precisions × the systems that have it × their variants."""
+    """The rows of one model: of each layout the precisions × the systems that have it × their variants. By number,
+    `TOGETHER` of them follow each other as they do there."""
 
     layouts: tuple[np.ndarray, ...]
     variants: int

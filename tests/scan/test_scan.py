@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import jaxperf
 from jaxperf.compiling import quick
 from jaxperf.errors import InputError
+from jaxperf.native.product import TOGETHER
 from jaxperf.scan import Keep, build_space, engine, load_space, pareto, plan, rows, scan
-from jaxperf.scan.enumeration import TOGETHER, Rows, layouts
+from jaxperf.scan.enumeration import Rows, layouts
 from jaxperf.scan.plan import block_shape, prepare
 from jaxperf.spec.library import find
 
